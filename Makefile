@@ -1,0 +1,49 @@
+# Every target sets up what it needs; `make env` alone stops at the environment.
+PYTHON ?= python3
+CORES ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: env demo real test test-slow lint format docs clean-env
+.DEFAULT_GOAL := demo
+
+env: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "xrec-repro needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+
+demo: env
+	$(RUN) all
+
+real: env
+	$(RUN) --configfile config/xrec-small.yaml -- all
+
+test: env
+	$(BIN)/python -m pytest
+
+test-slow: env
+	$(BIN)/python -m pytest -m slow
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+docs: env
+	$(BIN)/python envs/generate.py
+	$(BIN)/python docs/generate.py
+
+clean-env:
+	rm -rf $(VENV)

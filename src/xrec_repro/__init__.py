@@ -1,0 +1,1 @@
+"""From raw reviews to the tables and figures of the XRec reproducibility study."""

@@ -1,0 +1,150 @@
+"""The configuration: read, merge, validate, and hand each stage just its own settings.
+
+This module is imported by the Snakefile, which is parsed again in every job: it must stay free of heavy imports.
+"""
+
+import copy
+import difflib
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+from xrec_repro.errors import ConfigError
+
+# Sections that an experiment may override: everything else is computed once a data set and shared.
+EXPERIMENT_SECTIONS = ("prompt", "embeddings", "adapter", "injection", "tuning", "generation")
+
+Config = dict[str, Any]
+
+
+def merge(base: Config, over: Config) -> Config:
+    """Return `base` overlaid with `over`: dictionaries merge key by key, everything else replaces."""
+    merged = copy.deepcopy(base)
+    for key, value in over.items():
+        if isinstance(value, dict) and isinstance(merged.get(key), dict):
+            merged[key] = merge(merged[key], value)
+        else:
+            merged[key] = copy.deepcopy(value)
+    return merged
+
+
+def load_config(*paths: str | Path) -> Config:
+    """Read a base configuration and overlay the others on it, in order.
+
+    Raises:
+        ConfigError: A file is missing or is not a YAML mapping.
+    """
+    config: Config = {}
+    for path in paths:
+        try:
+            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ConfigError(f"{path}: no such configuration file") from error
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        if not isinstance(loaded, dict):
+            raise ConfigError(f"{path}: a configuration is a mapping of keys to values")
+        config = merge(config, loaded)
+    return config
+
+
+def check_config(config: Config, schema: Config) -> None:
+    """Check the whole configuration, then every data set and experiment after merging.
+
+    Args:
+        config: The merged configuration.
+        schema: The JSON schema (workflow/schemas/config.schema.yaml).
+
+    Raises:
+        ConfigError: Names the first offending key and what to do.
+    """
+    problem = next(_problems(config, schema), None)
+    if problem:
+        raise ConfigError(f"configuration: {problem}")
+    missing = next(_absent(config["defaults"], schema["$defs"]["settings"], "defaults"), None)
+    if missing:
+        raise ConfigError(f"configuration: {missing}: missing; config/config.yaml gives its default")
+    for name, experiment in config["experiments"].items():
+        for section in experiment["overrides"]:
+            if section not in EXPERIMENT_SECTIONS:
+                raise ConfigError(
+                    f"configuration: experiments.{name}.overrides.{section}: shared by all experiments of a "
+                    f"data set; set it in defaults or datasets.<name>.overrides instead"
+                )
+    for pair in config["run"]["experiments"]:
+        _check_pair(config, *pair.split("/"))
+
+
+def _check_pair(config: Config, dataset: str, experiment: str) -> None:
+    for kind, name in (("datasets", dataset), ("experiments", experiment)):
+        if name not in config[kind]:
+            raise ConfigError(
+                f"configuration: run.experiments names {name!r}, which is not in {kind}{_hint(name, config[kind])}"
+            )
+    chosen = settings(config, dataset, experiment)
+    place = f"configuration: {dataset}/{experiment}"
+    if abs(sum(chosen["split"]["ratios"]) - 1) > 1e-6:
+        raise ConfigError(f"{place}: split.ratios must add up to 1, not {sum(chosen['split']['ratios']):g}")
+    llm = chosen["llm"]
+    needed = {"hub": ("repo", "revision"), "local": ("path",), "scratch": ()}[llm["source"]]
+    for key in needed:
+        if not llm[key]:
+            raise ConfigError(f"{place}: llm.{key} must be set when llm.source is {llm['source']!r}")
+    source, paths = config["datasets"][dataset]["source"], config["datasets"][dataset]["paths"]
+    for key in {"glassbox": (), "release": ("folder",)}.get(source, ("reviews", "items")):
+        if key not in paths:
+            raise ConfigError(f"configuration: datasets.{dataset}.paths.{key}: a {source} data set needs it")
+    chat = chosen["profiles"]["chat"]
+    if "chat" in (chosen["profiles"]["backend"], chosen["profiles"]["references"]) and not chat["model"]:
+        raise ConfigError(f"{place}: profiles.chat.model must be set for the chat backend")
+    written = source in ("glassbox", "release")
+    if chosen["profiles"]["references"] == "published" and not written:
+        raise ConfigError(f"{place}: profiles.references: {source} has no published texts; use chat or extractive")
+    if chosen["profiles"]["backend"] == "published" and source != "release":
+        raise ConfigError(f"{place}: profiles.backend: {source} has no published profiles; use chat or extractive")
+
+
+def settings(config: Config, dataset: str, experiment: str | None = None) -> Config:
+    """Return the settings of a data set, or of an experiment on it: defaults, overlaid twice."""
+    merged = merge(config["defaults"], config["datasets"][dataset]["overrides"])
+    if experiment is not None:
+        merged = merge(merged, config["experiments"][experiment]["overrides"])
+    return merged
+
+
+@lru_cache
+def load_schema(path: str) -> Config:
+    """Read the JSON schema of the configuration."""
+    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+
+
+def _hint(name: str, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _problems(config: Config, schema: Config) -> Iterator[str]:
+    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path])
+    for error in errors:
+        place = ".".join(str(part) for part in error.absolute_path)
+        if error.validator == "additionalProperties":
+            known = error.schema.get("properties", {})
+            unknown = [key for key in error.instance if key not in known]
+            where = f"{place}.{unknown[0]}" if place else unknown[0]
+            yield f"{where}: unknown key{_hint(unknown[0], known)}"
+        elif error.validator == "enum":
+            yield f"{place}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
+        else:
+            yield f"{place or 'top level'}: {error.message}"
+
+
+def _absent(value: Any, schema: Config, place: str) -> Iterator[str]:
+    for key, child in schema.get("properties", {}).items():
+        if key not in value:
+            yield f"{place}.{key}"
+        elif isinstance(value[key], dict):
+            yield from _absent(value[key], child, f"{place}.{key}")

@@ -1,0 +1,129 @@
+"""Files that are either whole or absent, and readers that say what is wrong with a file and where."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xrec_repro.errors import DataError
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path` that takes its name on success and is removed on failure.
+
+    A reader therefore never sees half a file, whatever kills the writer.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write a JSON file atomically, keys in the order given."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        DataError: The file is missing or is not JSON.
+    """
+    path = require_file(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); delete it and run the rule again") from error
+
+
+def require_file(path: str | Path, remedy: str = "check the path in the configuration") -> Path:
+    """Return `path` if it is a file with content, else raise a `DataError` that gives the remedy."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; {remedy}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty; {remedy}")
+    return path
+
+
+def write_table(path: str | Path, data: Any, schema: pa.Schema) -> None:
+    """Write rows to Parquet atomically under a contract of `xrec_repro.contracts`.
+
+    Args:
+        path: Where to write.
+        data: A pandas DataFrame, a dict of columns, a list of row dicts, or a pyarrow Table.
+        schema: Column names and types; extra columns of `data` are dropped.
+
+    Raises:
+        DataError: A column of the schema is missing from `data`.
+    """
+    if isinstance(data, list):
+        table = pa.Table.from_pylist(data, schema=schema)
+    elif isinstance(data, pa.Table):
+        table = data.select(schema.names).cast(schema)
+    else:
+        missing = [name for name in schema.names if name not in data]
+        if missing:
+            raise DataError(f"{path}: cannot be written, column {missing[0]!r} is missing")
+        table = pa.table([pa.array(data[f.name], f.type, from_pandas=True) for f in schema], schema=schema)
+    with atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def read_table(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file under a contract.
+
+    Args:
+        path: The file.
+        schema: The contract that the file must fulfil (more columns are allowed, and dropped).
+        columns: Read only these columns of the contract.
+
+    Raises:
+        DataError: The file is missing, is not Parquet, or lacks a column.
+    """
+    path = require_file(path, "run the rule that makes it")
+    names = columns or schema.names
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a whole Parquet file; delete it and run the rule again") from error
+    present = file.schema_arrow.names
+    for name in names:
+        if name not in present:
+            raise DataError(f"{path}: column {name!r} is missing (found: {', '.join(present)})")
+    return file.read(columns=names).select(names).cast(pa.schema([schema.field(n) for n in names]))
+
+
+def sha256_file(path: str | Path) -> str:
+    """Return the hex SHA-256 of a file's bytes."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return a short hex digest of a JSON-serialisable value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,38 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _need(path: Path) -> Path:
+    if path.exists():
+        return path
+    message = f"{path.name} is not beside the checkout ({path})"
+    if os.environ.get("XREC_REQUIRE_SHARED") == "1":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of released data and golden numbers that lies beside the checkout."""
+    return _need(ROOT.parent / "shared")
+
+
+@pytest.fixture(scope="session")
+def golden_bundles() -> list[Path]:
+    """Every golden bundle under $XREC_GOLDEN_DIR (default: ../shared/data/golden)."""
+    folder = _need(Path(os.environ.get("XREC_GOLDEN_DIR", ROOT.parent / "shared" / "data" / "golden")))
+    bundles = sorted(path.parent for path in folder.glob("*/golden.json"))
+    assert bundles, f"no bundle with a golden.json in {folder}"
+    return bundles
