@@ -3,7 +3,7 @@ PYTHON ?= python3
 CORES ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES)
+RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES) --resources gpu=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: env demo real test test-slow lint format docs clean-env

@@ -75,8 +75,13 @@ def check_config(config: Config, schema: Config) -> None:
                     f"configuration: experiments.{name}.overrides.{section}: shared by all experiments of a "
                     f"data set; set it in defaults or datasets.<name>.overrides instead"
                 )
-    for pair in config["run"]["experiments"]:
-        _check_pair(config, *pair.split("/"))
+    for dataset, experiment in experiment_pairs(config):
+        _check_pair(config, dataset, experiment)
+
+
+def experiment_pairs(config: Config) -> list[tuple[str, str]]:
+    """List the run's (data set, experiment) pairs."""
+    return [tuple(pair.split("/")) for pair in config["run"]["experiments"]]
 
 
 def _check_pair(config: Config, dataset: str, experiment: str) -> None:

@@ -1,0 +1,23 @@
+# From raw reviews to the tables and figures of the XRec reproducibility study. A table of contents: no logic here.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: f"{workflow.basedir}/config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/profiles.smk"
+include: "workflow/rules/recommender.smk"
+include: "workflow/rules/explainer.smk"
+include: "workflow/rules/generation.smk"
+include: "workflow/rules/metrics.smk"
+include: "workflow/rules/paper.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        PAPER_FILES,

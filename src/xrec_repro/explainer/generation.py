@@ -1,0 +1,143 @@
+"""Explanations for a list of examples: batched exactly, appended as they come, resumed after a kill."""
+
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.errors import DataError
+from xrec_repro.explainer.batching import pad_left
+from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
+from xrec_repro.explainer.prompts import Encoded, Example
+from xrec_repro.explainer.tuning import Explainer
+from xrec_repro.io import write_table
+from xrec_repro.progress import track
+
+log = logging.getLogger("xrec_repro")
+
+
+def generate(
+    explainer: Explainer,
+    examples: Sequence[Example],
+    settings: dict[str, Any],
+    seed: int,
+    partial: Path,
+    out: Path,
+    fingerprint: str = "",
+    after_batch: Callable[[int], None] = lambda done: None,
+) -> dict[str, Any]:
+    """Generate explanations and write them to Parquet in the order of the examples.
+
+    Batches are cut from the examples sorted by prompt length, the same cut whatever was already done: a resumed run
+    therefore repeats no text and changes no bit.
+
+    Args:
+        explainer: With tuned adapters.
+        examples: What to explain.
+        settings: Section ``generation``.
+        seed: The run's seed, for sampling.
+        partial: JSON lines beside the output, one a finished example; removed at the end.
+        out: Parquet, contract EXPLANATIONS.
+        fingerprint: Of everything the texts depend on beside the settings: a partial file of another one is dropped.
+        after_batch: Called with the number of finished examples.
+
+    Returns:
+        How many there are, and how often each finish reason occurs.
+
+    Raises:
+        DataError: There is nothing to explain.
+        ModelError: A prompt is longer than the model's context.
+    """
+    if not examples:
+        raise DataError("generation: the test split has no examples with texts; check split.ratios and split.max_texts")
+    explainer.adapters.eval()
+    encoded = {e.example_id: explainer.encoder.test(e, settings["max_new_tokens"]) for e in examples}
+    by_length = sorted(examples, key=lambda e: (len(encoded[e.example_id].ids), e.example_id))
+    size = settings["batch_size"]
+    batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+    done = _read_partial(partial, fingerprint)
+    with _append(partial, fingerprint, done) as stream:
+        for batch in track(batches, "generation"):
+            if all(example.example_id in done for example in batch):
+                continue
+            for row in _explain(explainer, batch, encoded, settings, seed):
+                done[row["example_id"]] = row
+                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+            after_batch(len(done))
+    rows = [done[example.example_id] for example in examples]
+    write_table(out, rows, EXPLANATIONS)
+    partial.unlink()
+    reasons = Counter(row["finish_reason"] for row in rows)
+    return {"explanations": len(rows), "finish_reasons": dict(sorted(reasons.items()))}
+
+
+def _explain(
+    explainer: Explainer,
+    batch: Sequence[Example],
+    encoded: dict[str, Encoded],
+    settings: dict[str, Any],
+    seed: int,
+) -> list[dict[str, Any]]:
+    tokenizer = explainer.llm.tokenizer
+    rows = [encoded[example.example_id] for example in batch]
+    results = decode(
+        explainer.llm.model,
+        explainer.injector,
+        explainer.adapt(batch),
+        pad_left(rows, explainer.pad_id, explainer.llm.device),
+        Sampler(settings, seed, [example.example_id for example in batch]),
+        settings["max_new_tokens"],
+        stop_tokens(tokenizer, at_bracket=explainer.encoder.template == "code"),
+    )
+    return [
+        {
+            "example_id": example.example_id,
+            "user_id": example.user_id,
+            "item_id": example.item_id,
+            "reference": example.reference,
+            "prediction": clean_text(tokenizer, result, explainer.encoder.template),
+            "prompt_tokens": len(row.ids),
+            "new_tokens": len(result.ids),
+            "finish_reason": result.finish_reason,
+        }
+        for example, row, result in zip(batch, rows, results, strict=True)
+    ]
+
+
+def clean_text(tokenizer: Any, result: Decoded, template: str) -> str:
+    """Decode generated ids; with the template ``code`` the text ends before its first "["."""
+    text = tokenizer.decode(result.ids, skip_special_tokens=True)
+    return (text.split("[")[0] if template == "code" else text).strip()
+
+
+def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
+    """Read finished rows; a last line cut off by a kill is dropped."""
+    if not path.is_file():
+        return {}
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    if not rows or rows[0].get("fingerprint") != fingerprint:
+        log.info("%s: of other settings or inputs, starting anew", path)
+        return {}
+    log.info("resumed generation after %d examples", len(rows) - 1)
+    return {row["example_id"]: row for row in rows[1:]}
+
+
+def _append(path: Path, fingerprint: str, done: dict[str, dict[str, Any]]) -> TextIO:
+    """Open the partial file for appending, rewritten to whole lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("w", encoding="utf-8")
+    for row in [{"fingerprint": fingerprint}, *done.values()]:
+        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+    stream.flush()
+    return stream

@@ -1,0 +1,103 @@
+"""Injection of adapted embeddings into a stock transformers model, by forward hooks alone.
+
+The adapted embedding replaces the input row at its reserved position and is added in every attention layer, before
+the rotary embedding, at that position, in the prefill only. Two forms:
+
+* ``output`` (original code): added to the outputs of q_proj, k_proj and v_proj; needs projections as wide as the
+  model, so it cannot serve grouped-query models.
+* ``input`` (XRec, eq. 12: f(x) += W·a): added to their inputs; serves grouped-query models too.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from xrec_repro.errors import ModelError
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+class Injector:
+    """Hooks on one model; they act only inside `prompt`, and only on a forward pass over the whole prompt.
+
+    Args:
+        model: A causal language model with separate q_proj, k_proj and v_proj (Llama, Mistral, Qwen2, Gemma, …).
+        form: ``output`` or ``input``.
+
+    Raises:
+        ModelError: The model cannot take that form.
+    """
+
+    def __init__(self, model: nn.Module, form: str) -> None:
+        self.form = form
+        self._active: tuple[Tensor, Tensor, Tensor, int] | None = None
+        attentions = [m for m in model.modules() if all(hasattr(m, name) for name in PROJECTIONS)]
+        _check_form(model, attentions, form)
+        self._handles = [model.get_input_embeddings().register_forward_hook(self._replace_rows)]
+        for attention in attentions:
+            for name in PROJECTIONS:
+                projection = getattr(attention, name)
+                if form == "output":
+                    self._handles.append(projection.register_forward_hook(self._add_to_output))
+                else:
+                    self._handles.append(projection.register_forward_pre_hook(self._add_to_input))
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    @contextmanager
+    def prompt(self, adapted: Tensor, positions: Tensor, length: int) -> Iterator[None]:
+        """Inject in forward passes of `length` tokens within this block; single decoding steps are left alone.
+
+        Args:
+            adapted: Adapted embeddings, [B, 2, hidden]: user, item.
+            positions: Their indices in the (padded) prompt, [B, 2].
+            length: Number of tokens of the (padded) prompt.
+        """
+        rows = torch.arange(len(positions), device=positions.device).unsqueeze(1).expand_as(positions)
+        self._active = (adapted, rows, positions, length)
+        try:
+            yield
+        finally:
+            self._active = None
+
+    def _acts_on(self, hidden: Tensor) -> bool:
+        return self._active is not None and hidden.shape[1] == self._active[3]
+
+    def _scatter(self, hidden: Tensor, accumulate: bool) -> Tensor:
+        adapted, rows, positions, _ = self._active
+        rows, positions = rows.to(hidden.device), positions.to(hidden.device)
+        values = adapted.to(hidden.device, hidden.dtype)
+        return hidden.index_put((rows, positions), values, accumulate=accumulate)
+
+    def _replace_rows(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self._scatter(output, accumulate=False) if self._acts_on(output) else output
+
+    def _add_to_output(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        return self._scatter(output, accumulate=True) if self._acts_on(output) else output
+
+    def _add_to_input(self, module: nn.Module, args: tuple) -> tuple:
+        return (self._scatter(args[0], accumulate=True), *args[1:]) if self._acts_on(args[0]) else args
+
+
+def _check_form(model: nn.Module, attentions: list[nn.Module], form: str) -> None:
+    name = type(model).__name__
+    if form not in ("output", "input"):
+        raise ModelError(f"injection.form: {form!r} is not one of output, input")
+    if not attentions:
+        raise ModelError(
+            f"{name} has no separate q_proj, k_proj and v_proj, so nothing can be injected; use a model such as "
+            f"Llama, Mistral, Qwen2 or Gemma"
+        )
+    hidden = model.get_input_embeddings().embedding_dim
+    widths = {p: getattr(attentions[0], p).out_features for p in PROJECTIONS}
+    if form == "output" and set(widths.values()) != {hidden}:
+        shown = ", ".join(f"{p} {width}" for p, width in widths.items())
+        raise ModelError(
+            f"{name} cannot take injection.form 'output': its projections ({shown}) are not as wide as the model "
+            f"({hidden}), as with grouped-query attention; set injection.form to 'input'"
+        )

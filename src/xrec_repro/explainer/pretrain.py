@@ -1,0 +1,165 @@
+"""A small Llama for machines without a model hub: byte-level BPE and pretraining on train-split text alone.
+
+It stands in for an instruction-tuned model, so it must have seen prompts of the kind it will get. Its documents are
+the prompts of the train examples, with and without profiles, followed by the explanation, in the two places where
+the two templates put it. The reserved tokens are no part of them: as with a downloaded model, they are new to it.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
+
+from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, USER_EMBED, Example, prompt_text
+from xrec_repro.progress import track
+from xrec_repro.seeding import derive_seed, numpy_rng
+
+log = logging.getLogger("xrec_repro")
+
+BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
+
+
+def pretraining_texts(examples: Sequence[Example], domain: str) -> list[str]:
+    """Write the documents: for each example two prompts (with and without profiles) x two templates."""
+    texts = []
+    for example in examples:
+        for version in (example, replace(example, user_profile=None, item_profile=None)):
+            texts += [_without_reserved(prompt_text(version, domain, t, train=True)) for t in ("code", "fixed")]
+    return texts
+
+
+def _without_reserved(text: str) -> str:
+    for token in (USER_EMBED, ITEM_EMBED, EXPLAIN_POS):
+        text = text.replace(f" {token}", "")
+    return text.removeprefix(BOS)
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer that puts BOS in front, as Llama's does."""
+    bpe = Tokenizer(models.BPE(unk_token=UNKNOWN))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=[UNKNOWN, BOS, EOS],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    bpe.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, bpe.token_to_id(BOS))])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, unk_token=UNKNOWN, model_max_length=context
+    )
+
+
+def pretrain(examples: Sequence[Example], domain: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Train tokenizer and model on the train examples and save them as a transformers folder.
+
+    Args:
+        examples: Train-split examples, with profiles.
+        domain: ``book`` or ``business``.
+        settings: Section ``llm.scratch``.
+        folder: Where the model goes.
+
+    Returns:
+        Sizes and the loss of every epoch (mean per token, natural logarithm).
+
+    Raises:
+        DataError: There is no train text.
+        ModelError: The loss is not finite.
+    """
+    if not examples:
+        raise DataError("pretraining: the train split has no examples with texts; check split.ratios")
+    texts = pretraining_texts(examples, domain)
+    tokenizer = train_tokenizer(texts, settings["vocabulary"], settings["context"])
+    documents = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
+    longest = max(map(len, documents))
+    if longest > settings["context"]:
+        raise ModelError(
+            f"pretraining: the longest prompt has {longest} tokens; raise llm.scratch.context, now {settings['context']}"
+        )
+    set_seed(derive_seed(settings["seed"], "pretraining") % 2**32)
+    model = LlamaForCausalLM(_llama(settings, tokenizer))
+    losses = _train(model, documents, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    parameters = sum(p.numel() for p in model.parameters())
+    log.info("pretrained %d parameters on %d documents, loss %.3f", parameters, len(documents), losses[-1])
+    return {"parameters": parameters, "documents": len(documents), "longest": longest, "epoch_losses": losses}
+
+
+def _llama(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=settings["hidden"],
+        intermediate_size=settings["intermediate"],
+        num_hidden_layers=settings["layers"],
+        num_attention_heads=settings["heads"],
+        num_key_value_heads=settings["heads"],
+        max_position_embeddings=settings["context"],
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        tie_word_embeddings=False,
+    )
+
+
+def _train(model: LlamaForCausalLM, documents: Sequence[list[int]], settings: dict[str, Any]) -> list[float]:
+    epochs = [list(_batches(documents, settings, epoch)) for epoch in range(settings["epochs"])]
+    steps = [(epoch, rows) for epoch, batches in enumerate(epochs) for rows in batches]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings["learning_rate"], total_steps=len(steps), pct_start=min(0.1, 100 / len(steps))
+    )
+    totals = [[0.0, 0] for _ in epochs]
+    model.train()
+    for epoch, rows in track(steps, "pretraining"):
+        loss, tokens = _loss(model, [documents[i] for i in rows])
+        if not torch.isfinite(loss):
+            raise ModelError("pretraining: the loss is not finite; lower llm.scratch.learning_rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        totals[epoch][0] += loss.item() * tokens
+        totals[epoch][1] += tokens
+    return [total / count for total, count in totals]
+
+
+def _batches(documents: Sequence[list[int]], settings: dict[str, Any], epoch: int) -> Iterator[list[int]]:
+    """Yield index batches of documents of like length, in random order."""
+    rng = numpy_rng(settings["seed"], "pretraining order", epoch)
+    size = settings["batch_size"]
+    shuffled = rng.permutation(len(documents)).tolist()
+    # Sorting within pools of batches keeps padding low and the order random.
+    pool = 50 * size
+    batches = []
+    for start in range(0, len(shuffled), pool):
+        part = sorted(shuffled[start : start + pool], key=lambda i: len(documents[i]))
+        batches += [part[i : i + size] for i in range(0, len(part), size)]
+    for index in rng.permutation(len(batches)):
+        yield batches[index]
+
+
+def _loss(model: LlamaForCausalLM, rows: Sequence[list[int]]) -> tuple[Tensor, int]:
+    length = max(map(len, rows))
+    ids = torch.zeros(len(rows), length, dtype=torch.long)
+    real = torch.zeros(len(rows), length, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)], real[i, : len(row)] = torch.tensor(row), True
+    # Padding stands on the right and attention looks left, so no mask is needed: only its loss is left out.
+    logits = model(input_ids=ids).logits[:, :-1]
+    targets = ids[:, 1:].masked_fill(~real[:, 1:], -100)
+    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+    return loss, int(real[:, 1:].sum())

@@ -1,0 +1,220 @@
+"""Instruction tuning: the adapters learn through a frozen language model (XRec, section 3.4)."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer.adapter import AdapterPair
+from xrec_repro.explainer.batching import pad_left
+from xrec_repro.explainer.injection import Injector
+from xrec_repro.explainer.llm import LanguageModel
+from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example, PromptEncoder
+from xrec_repro.io import atomic_path, digest_json
+from xrec_repro.progress import track
+from xrec_repro.seeding import derive_seed, numpy_rng
+
+log = logging.getLogger("xrec_repro")
+
+
+@dataclass
+class Explainer:
+    """All parts that turn an example into logits.
+
+    Attributes:
+        llm: The frozen language model.
+        adapters: User and item adapter.
+        injector: The hooks on the language model.
+        encoder: Prompts to token ids.
+        user_embeddings: The recommender's, [users, inputs].
+        item_embeddings: Likewise, [items, inputs].
+    """
+
+    llm: LanguageModel
+    adapters: AdapterPair
+    injector: Injector
+    encoder: PromptEncoder
+    user_embeddings: Tensor
+    item_embeddings: Tensor
+
+    def adapt(self, examples: Sequence[Example]) -> Tensor:
+        """Return the adapted embeddings of a batch, [B, 2, hidden].
+
+        Raises:
+            DataError: An example's user or item has no embedding.
+        """
+        for example in examples:
+            for kind, table in (("user", self.user_embeddings), ("item", self.item_embeddings)):
+                index = getattr(example, kind)
+                if not 0 <= index < len(table):
+                    raise DataError(
+                        f"example {example.example_id}: {kind} {index} is out of range, the recommender knows "
+                        f"{len(table)} {kind}s; train it on the same split"
+                    )
+        device = self.llm.device
+        users = self.user_embeddings[[e.user for e in examples]].to(device)
+        items = self.item_embeddings[[e.item for e in examples]].to(device)
+        return self.adapters(users, items)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        return self.llm.tokenizer.pad_token_id
+
+
+def example_losses(explainer: Explainer, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Tensor:
+    """Negative log-likelihood of each example's targets, averaged over its own tokens, [B].
+
+    Logits are computed from the first target on only: with padding on the left, all targets stand at the end.
+    """
+    batch = pad_left(encoded, explainer.pad_id, explainer.llm.device)
+    first_target = int((batch.labels != IGNORED_LABEL).int().argmax(dim=1).min())
+    keep = batch.ids.shape[1] - first_target + 1  # the logits that predict the first target stand one before it
+    with explainer.injector.prompt(explainer.adapt(examples), batch.positions, batch.ids.shape[1]):
+        logits = explainer.llm.model(
+            input_ids=batch.ids,
+            attention_mask=batch.mask,
+            position_ids=batch.position_ids,
+            use_cache=False,
+            logits_to_keep=keep,
+        ).logits[:, :-1]
+    labels = batch.labels[:, first_target:]
+    losses = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
+    return losses.sum(dim=1) / (labels != IGNORED_LABEL).sum(dim=1)
+
+
+@torch.no_grad()
+def held_out_losses(explainer: Explainer, examples: Sequence[Example], batch_size: int) -> list[float]:
+    """Loss of each example with the adapters in evaluation mode."""
+    explainer.adapters.eval()
+    losses: list[float] = []
+    for start in range(0, len(examples), batch_size):
+        part = examples[start : start + batch_size]
+        losses += example_losses(explainer, part, [explainer.encoder.train(e) for e in part]).tolist()
+    return losses
+
+
+def tune(
+    explainer: Explainer,
+    examples: Sequence[Example],
+    settings: dict[str, Any],
+    seed: int,
+    checkpoint: Path,
+    fingerprint: str = "",
+    after_step: Callable[[int], None] = lambda step: None,
+) -> list[float]:
+    """Tune the adapters in place with Adam on the mean of the examples' losses.
+
+    Each step draws its dropout and gate noise from a seed of its own, so that a resumed run needs no generator state
+    and ends in the same bytes as an undisturbed one.
+
+    Args:
+        explainer: Its adapters are trained; the language model takes no gradient.
+        examples: Train examples.
+        settings: Section ``tuning``.
+        seed: The run's seed.
+        checkpoint: A file beside the outputs, written every ``checkpoint_every`` steps; the caller removes it.
+        fingerprint: Of everything else that the result depends on (inputs, language model): a checkpoint of another
+            fingerprint is not resumed.
+        after_step: Called with the number of steps done.
+
+    Returns:
+        The mean loss of every step.
+
+    Raises:
+        DataError: There are no examples.
+        ModelError: The loss is not finite.
+    """
+    if not examples:
+        raise DataError("tuning: the train split has no examples with texts; check split.ratios and split.max_texts")
+    encoded = [explainer.encoder.train(example) for example in examples]
+    parameters = dict(explainer.adapters.named_parameters())
+    optimizer = torch.optim.Adam(parameters.values(), lr=settings["learning_rate"])
+    identity = digest_json([fingerprint, settings, seed, [row.ids for row in encoded]])
+    state = _Checkpoint(checkpoint, identity, parameters, optimizer)
+    losses = state.restore()
+    batches = _batches(len(examples), settings, seed)
+    explainer.adapters.train()
+    for step in track(range(len(losses), len(batches)), "tuning"):
+        torch.manual_seed(derive_seed(seed, "tuning step", step))
+        rows = batches[step]
+        loss = example_losses(explainer, [examples[i] for i in rows], [encoded[i] for i in rows]).mean()
+        if not torch.isfinite(loss):
+            raise ModelError(f"tuning: the loss of step {step + 1} is {loss.item()}; lower tuning.learning_rate")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if len(losses) % settings["checkpoint_every"] == 0:
+            state.save(losses)
+        after_step(len(losses))
+    explainer.adapters.eval()
+    return losses
+
+
+def _batches(count: int, settings: dict[str, Any], seed: int) -> list[list[int]]:
+    size = settings["batch_size"]
+    batches = []
+    for epoch in range(settings["epochs"]):
+        order = numpy_rng(seed, "tuning order", epoch).permutation(count).tolist()
+        batches += [order[start : start + size] for start in range(0, count, size)]
+    return batches
+
+
+class _Checkpoint:
+    """Adapters, both moments of Adam, and the losses so far, in one safetensors file."""
+
+    def __init__(self, path: Path, identity: str, parameters: dict[str, Tensor], optimizer: torch.optim.Adam) -> None:
+        self.path, self.identity, self.parameters, self.optimizer = (
+            Path(path),
+            identity,
+            parameters,
+            optimizer,
+        )
+
+    def save(self, losses: list[float]) -> None:
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            tensors[f"parameter.{name}"] = parameter.detach().cpu().contiguous()
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
+        with atomic_path(self.path) as temporary:
+            save_file(tensors, temporary, {"identity": self.identity, "losses": json.dumps(losses)})
+
+    def restore(self) -> list[float]:
+        if not self.path.is_file():
+            return []
+        try:
+            with safe_open(self.path, "pt") as file:
+                header = file.metadata()
+                if header["identity"] != self.identity:
+                    log.info("%s: of other settings or data, starting anew", self.path)
+                    return []
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        except SafetensorError:
+            log.warning("%s: damaged checkpoint, starting anew", self.path)
+            return []
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors.pop(f"parameter.{name}"))
+        by_name: dict[str, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, name = key.split(".", 1)
+            by_name.setdefault(name, {})[kind] = value
+        for name, moments in by_name.items():
+            parameter = self.parameters[name]
+            self.optimizer.state[parameter] = {
+                kind: value if kind == "step" else value.to(parameter.device) for kind, value in moments.items()
+            }
+        losses = json.loads(header["losses"])
+        log.info("resumed tuning after step %d", len(losses))
+        return losses

@@ -1,0 +1,98 @@
+"""One workflow job around one library call: log, threads, one-line errors, provenance.
+
+The only module that knows what the object handed to workflow scripts looks like (its input, output, params,
+wildcards, log and rule attributes); it imports nothing of Snakemake.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+from xrec_repro.errors import XRecError
+from xrec_repro.provenance import JobRecord
+
+log = logging.getLogger("xrec_repro")
+
+
+class Job:
+    """Context of a job: ``with Job(snakemake) as job: job.result = stage(job.input.x, job.settings, job.output.y)``.
+
+    On success it writes ``job.output.provenance``. An `XRecError` becomes one line in the log and on standard error.
+
+    Attributes:
+        input: Paths by name.
+        output: Paths by name.
+        params: The rule's parameters by name.
+        settings: ``params.settings``.
+        seed: The run's seed as an integer, or None for rules that are run once a data set.
+        result: What the stage reports of itself; goes into the provenance.
+    """
+
+    def __init__(self, snakemake: Any) -> None:
+        self.rule = snakemake.rule
+        self.input, self.output = _paths(snakemake.input), _paths(snakemake.output)
+        self.params = SimpleNamespace(**dict(snakemake.params.items()))
+        self.settings = self.params.settings
+        self.wildcards = snakemake.wildcards
+        self.seed = int(self.wildcards.seed) if "seed" in dict(self.wildcards.items()) else None
+        self.result: dict[str, Any] = {}
+        self._log_file = Path(str(snakemake.log[0]))
+        self._record = JobRecord(self.rule, self.settings, _flat(self.input), self.seed, self.params.code)
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that the outputs depend on; checkpoints carry it."""
+        return self._record.fingerprint
+
+    def device(self) -> str:
+        """Set torch's threads as configured and return the device to use.
+
+        Threads come from the configuration, not from the machine, because they can change the last bits of sums.
+        """
+        import torch
+
+        from xrec_repro.explainer.llm import pick_device
+
+        torch.set_num_threads(self.params.compute["threads"])
+        return pick_device(self.params.compute["device"])
+
+    def __enter__(self) -> "Job":
+        # Nothing here may reach for a hub behind the user's back unless the configuration names one.
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        self._log_file.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(self._log_file, mode="w", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.info("%s starts", self.rule)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is None:
+            outputs = {name: path for name, path in _flat(self.output).items() if name != "provenance"}
+            self._record.write(self.output.provenance, outputs, self.result)
+            log.info("%s done: %s", self.rule, self.result)
+        elif isinstance(error, XRecError):
+            log.error("%s", error)
+            print(f"{self.rule}: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        else:
+            log.exception("%s failed", self.rule)
+
+
+def _paths(named: Any) -> SimpleNamespace:
+    """Turn named files into paths; a name that stands for several files becomes a list of them."""
+    return SimpleNamespace(
+        **{name: Path(value) if isinstance(value, str) else [Path(v) for v in value] for name, value in named.items()}
+    )
+
+
+def _flat(files: SimpleNamespace) -> dict[str, Path]:
+    flat = {}
+    for name, value in vars(files).items():
+        parts = {name: value} if isinstance(value, Path) else {f"{name}.{i}": v for i, v in enumerate(value)}
+        flat.update(parts)
+    return flat

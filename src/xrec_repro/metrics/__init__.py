@@ -1,0 +1,1 @@
+"""Scores of generated explanations: one contract, one module a metric, a signature with every number."""

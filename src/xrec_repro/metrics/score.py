@@ -1,0 +1,272 @@
+"""Scoring of files: texts in, one summary out; and the two metric stages of the workflow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.io import read_json, read_table, require_file, write_json, write_table
+from xrec_repro.metrics.base import Scores, Summary, summary
+from xrec_repro.metrics.registry import build_metric
+
+_ROLES = ("prediction", "reference")
+_REMEDY = "give a .txt, .jsonl, .parquet or .pkl file of texts"
+
+
+def read_texts(path: str | Path, role: str | None = None) -> list[str]:
+    """Read texts from a file.
+
+    Args:
+        path: ``.txt``, one text a line; ``.jsonl``, a string or an object a line; ``.parquet``; or ``.pkl``
+            as released with XRec, a list of strings or a DataFrame with the column ``explanation``.
+        role: ``prediction`` or ``reference``: which key or column to read where a row has several. It may
+            also be called ``text``. None takes the first that is there, predictions before references.
+
+    Raises:
+        DataError: The file is missing or empty, has no such column, or a row is not a text.
+    """
+    path = require_file(path, _REMEDY)
+    names = (role, "text") if role else (*_ROLES, "text")
+    readers = {".txt": _read_txt, ".jsonl": _read_jsonl, ".parquet": _read_parquet, ".pkl": _read_pickle}
+    if path.suffix not in readers:
+        raise DataError(f"{path}: unknown kind of file {path.suffix!r}; {_REMEDY}")
+    texts = readers[path.suffix](path, names)
+    if not texts:
+        raise DataError(f"{path}: there is no text in it; {_REMEDY}")
+    for row, text in enumerate(texts, start=1):
+        if not isinstance(text, str):
+            raise DataError(
+                f"{path}: row {row} is {type(text).__name__}, not a text; write an empty string instead"
+            )
+    return texts
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; convert it with iconv") from error
+    return [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
+
+
+def _read_txt(path: Path, names: Sequence[str]) -> list[Any]:
+    return _read_lines(path)
+
+
+def _read_jsonl(path: Path, names: Sequence[str]) -> list[Any]:
+    texts = []
+    for number, line in enumerate(_read_lines(path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: line {number} is not JSON; write one value a line") from error
+        texts.append(row[_pick(f"{path}: line {number}", names, list(row))] if isinstance(row, dict) else row)
+    return texts
+
+
+def _read_parquet(path: Path, names: Sequence[str]) -> list[Any]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path}: not a whole Parquet file; write it again") from error
+    column = _pick(str(path), names, file.schema_arrow.names)
+    return file.read(columns=[column])[column].to_pylist()
+
+
+def _read_pickle(path: Path, names: Sequence[str]) -> list[Any]:
+    from xrec_repro.safe_pickle import load_pickle
+
+    value = load_pickle(path)
+    if isinstance(value, list):
+        return value
+    if not hasattr(value, "columns"):
+        raise DataError(f"{path}: holds {type(value).__name__}; a list of texts or a DataFrame is needed")
+    return value[_pick(str(path), (*names, "explanation"), list(value.columns))].tolist()
+
+
+def _pick(place: str, names: Sequence[str], present: Sequence[str]) -> str:
+    for name in names:
+        if name in present:
+            return name
+    found = ", ".join(map(str, present)) or "none"
+    raise DataError(
+        f"{place}: has none of {', '.join(names)} (found: {found}); rename the one that holds the texts"
+    )
+
+
+def score_files(
+    predictions: str | Path,
+    references: str | Path,
+    names: Sequence[str],
+    metrics_config: Mapping[str, Mapping[str, Any]],
+    device: str = "auto",
+) -> Summary:
+    """Score a file of predictions against a file of references.
+
+    Args:
+        predictions: The generated texts (see `read_texts`).
+        references: As many reference texts, in the same order; may be the same file, with both columns.
+        names: The metrics, e.g. ``["usr", "bertscore"]``.
+        metrics_config: The section ``metrics`` of the configuration.
+        device: ``auto`` | ``cpu`` | ``cuda``.
+
+    Returns:
+        Column -> mean, std, n, signature.
+
+    Raises:
+        DataError: A file cannot be used, or they differ in length.
+        ConfigError: A metric or its settings are unknown.
+    """
+    if not names:
+        raise ConfigError("metrics: none chosen; name at least one")
+    metrics = [build_metric(name, _section(metrics_config, name), device) for name in names]
+    texts, truths = read_texts(predictions, "prediction"), read_texts(references, "reference")
+    if len(texts) != len(truths):
+        raise DataError(
+            f"{predictions} has {len(texts)} texts but {references} has {len(truths)}; "
+            "give one reference for each prediction, in the same order"
+        )
+    result: Summary = {}
+    for metric in metrics:
+        result |= summary(metric.score(texts, truths))
+    return result
+
+
+def _section(metrics_config: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    return metrics_config.get(name) or {}
+
+
+def score_explanations(
+    explanations_parquet: str | Path,
+    name: str,
+    metric_settings: Mapping[str, Any],
+    out_scores_parquet: str | Path,
+    out_summary_json: str | Path,
+    device: str = "auto",
+) -> Scores:
+    """Score one metric for the explanations of an experiment.
+
+    Args:
+        explanations_parquet: File of contract `EXPLANATIONS`.
+        name: The metric.
+        metric_settings: The section ``metrics.<name>`` of the configuration.
+        out_scores_parquet: Where example_id and the metric's float64 columns go, unrounded.
+        out_summary_json: Where column -> mean, std, n, signature goes.
+        device: ``auto`` | ``cpu`` | ``cuda``.
+
+    Raises:
+        DataError: The explanations are missing, malformed or none.
+        ConfigError: The metric or its settings are unknown.
+    """
+    metric = build_metric(name, metric_settings, device)
+    table = read_table(explanations_parquet, EXPLANATIONS, ["example_id", "reference", "prediction"])
+    columns = table.to_pydict()
+    if not table.num_rows:
+        raise DataError(f"{explanations_parquet}: there is no explanation in it; run the rule that makes it")
+    for column, values in columns.items():
+        if None in values:
+            row = values.index(None)
+            raise DataError(
+                f"{explanations_parquet}: row {row + 1} (example {columns['example_id'][row]}) has no "
+                f"{column}; generate the explanations again"
+            )
+    _check_unique(explanations_parquet, columns["example_id"])
+    scores = metric.score(columns["prediction"], columns["reference"])
+    _write_scores(out_scores_parquet, columns["example_id"], scores.columns)
+    write_json(out_summary_json, summary(scores))
+    return scores
+
+
+def merge_scores(
+    parts: Sequence[tuple[str | Path, str | Path]], out_scores: str | Path, out_summary: str | Path
+) -> None:
+    """Join the files of several metrics (see `score_explanations`) on example_id.
+
+    Args:
+        parts: Pairs of a scores file and its summary file; the first gives the order of the examples.
+        out_scores: Where example_id and all columns go.
+        out_summary: Where column -> mean, std, n, signature goes.
+
+    Raises:
+        DataError: The parts are of different examples, share a column, or a summary is not of its scores.
+    """
+    if not parts:
+        raise DataError(f"{out_scores}: no metric to merge; name one in metrics.use")
+    ids: list[str] = []
+    columns: dict[str, Any] = {}
+    summaries: Summary = {}
+    for scores_file, summary_file in parts:
+        part_ids, part = _read_scores(scores_file)
+        ids = ids or part_ids
+        if set(part_ids) != set(ids):
+            example = min(set(part_ids) ^ set(ids))
+            raise DataError(
+                f"{scores_file}: not of the same examples as {parts[0][0]} ({example} is in one only); "
+                "score both from the same explanations"
+            )
+        stated = read_json(summary_file)
+        if not isinstance(stated, dict) or set(stated) != set(part):
+            raise DataError(
+                f"{summary_file}: its metrics are not the columns of {scores_file}; score it again"
+            )
+        for column in part:
+            if column in columns:
+                raise DataError(
+                    f"{scores_file}: column {column!r} comes from another metric too; name one once"
+                )
+        rows = {example: row for row, example in enumerate(part_ids)}
+        columns |= {name: [values[rows[example]] for example in ids] for name, values in part.items()}
+        summaries |= stated
+    _write_scores(out_scores, ids, columns)
+    write_json(out_summary, summaries)
+
+
+def _read_scores(path: str | Path) -> tuple[list[str], dict[str, list[float]]]:
+    try:
+        names = pq.read_schema(require_file(path, "score the metric first")).names
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: not a whole Parquet file; delete it and score again") from error
+    metrics = [name for name in names if name != "example_id"]
+    columns = read_table(path, _schema(metrics)).to_pydict()
+    ids = columns.pop("example_id")
+    _check_unique(path, ids)
+    return ids, columns
+
+
+def _check_unique(path: str | Path, ids: Sequence[str]) -> None:
+    if len(set(ids)) < len(ids):
+        twice = next(example for row, example in enumerate(ids) if example in ids[:row])
+        raise DataError(f"{path}: example {twice} occurs twice; make the file again")
+
+
+def _write_scores(path: str | Path, ids: Sequence[str], columns: Mapping[str, Any]) -> None:
+    write_table(path, {"example_id": ids, **columns}, _schema(columns))
+
+
+def _schema(metrics: Any) -> pa.Schema:
+    return pa.schema([("example_id", pa.string()), *((name, pa.float64()) for name in metrics)])
+
+
+def format_scores(result: Summary) -> str:
+    """Return a summary as aligned lines: name, mean, (std, n), signature."""
+    rows = [
+        (
+            name,
+            f"{cell['mean']:.4f}",
+            f"(std {'-' if cell['std'] is None else format(cell['std'], '.4f')}, n {cell['n']})",
+            cell["signature"],
+        )
+        for name, cell in result.items()
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3]])
+        for row in rows
+    )

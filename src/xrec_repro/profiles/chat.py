@@ -1,0 +1,276 @@
+"""Profiles and reference explanations written by a chat model: ask, check the answer, keep it.
+
+A model is made only when there is something left to ask: with all answers in the cache neither a key, a
+server nor a GPU is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import NamedTuple
+
+from xrec_repro.errors import DataError, ModelError
+from xrec_repro.io import digest_json
+from xrec_repro.profiles import prompts
+from xrec_repro.profiles.cache import AnswerCache
+from xrec_repro.profiles.chat_models import (
+    ChatModel,
+    Completion,
+    LocalModel,
+    Messages,
+    ServerModel,
+    Settings,
+    encodable,
+)
+from xrec_repro.profiles.records import ItemText, ReviewText, UserText
+from xrec_repro.progress import track
+
+log = logging.getLogger("xrec_repro")
+
+# What error messages and the display call the three kinds of prompts.
+LABELS = {"item": "item", "user": "user", "exp": "example"}
+NO_HISTORY = "Nothing is known about what this user enjoys."
+
+
+class _Job(NamedTuple):
+    """One prompt whose answer is not in the cache."""
+
+    kind: str
+    index: int
+    key: str
+    system: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{LABELS[self.kind]} {self.index}"
+
+
+class ChatBackend:
+    """Writes texts with a chat model, validates the answers and keeps them on disk.
+
+    An answer that cannot be used is asked for again, with a note on what was wrong, at most `attempts` times
+    in all; one with too many words is asked for once more and then cut. Results are in the order of the input
+    whatever the concurrency.
+
+    Args:
+        settings_chat: The section ``profiles.chat`` of the configuration.
+        domain: ``book`` or ``business``; selects the prompts unless `style` does.
+        cache_folder: Where the answers are kept; may be shared by several jobs of one machine.
+        max_words: Limit of every text, also told to the model.
+        style: Release whose prompts are used (``amazon``, ``yelp``, ``google``); None follows the domain.
+        seed: Of the back-off jitter and of a local model's sampling.
+        device: Where a local model runs: ``auto``, ``cpu`` or ``cuda``.
+        sleep: Called with the seconds to wait before a request is repeated.
+
+    Attributes:
+        counts: Number of texts from the cache (``cached``), of answers received (``asked``), of those that
+            could not be used (``unusable``) or were too long (``over_long``), of texts ``cut``, and of users
+            without a history (``no_history``).
+    """
+
+    def __init__(
+        self,
+        settings_chat: Settings,
+        domain: str,
+        cache_folder: str | Path,
+        max_words: int,
+        *,
+        style: str | None = None,
+        seed: int = 0,
+        device: str = "auto",
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._settings = settings_chat
+        self._style = style or prompts.domain_style(domain)
+        self._max_words = max_words
+        self._seed, self._device, self._sleep = seed, device, sleep
+        self._cache = AnswerCache(cache_folder)
+        self._made: ChatModel | None = None
+        self.counts: Counter[str] = Counter()
+
+    def item_profiles(self, items: Sequence[ItemText]) -> list[str]:
+        """Return one profile an item: what kind of users would enjoy it.
+
+        Raises:
+            ModelError: The model refuses, stays away or gives no valid answer; names the item's index.
+            ConfigError: The server needs a key and its environment variable is not set.
+        """
+        messages = [prompts.item_message(self._style, item) for item in items]
+        return self._write("item", messages, range(len(items)))
+
+    def user_profiles(self, users: Sequence[UserText]) -> list[str]:
+        """Return one profile a user: what they are likely to enjoy. Raises as `item_profiles`.
+
+        A user without a history gets `NO_HISTORY`: a model could only invent something.
+        """
+        known = [index for index, user in enumerate(users) if user.entries]
+        messages = [prompts.user_message(self._style, users[index]) for index in known]
+        profiles = [NO_HISTORY] * len(users)
+        for index, profile in zip(known, self._write("user", messages, known), strict=True):
+            profiles[index] = profile
+        self.counts["no_history"] += len(users) - len(known)
+        return profiles
+
+    def references(self, reviews: Sequence[ReviewText]) -> list[str]:
+        """Return one reference explanation a review, on one line.
+
+        Raises:
+            DataError: A review is empty.
+            ModelError, ConfigError: As `item_profiles`.
+        """
+        for index, text in enumerate(reviews):
+            if not text.review.strip():
+                raise DataError(f"example {index}: its review is empty, nothing explains it; set kcore.require_review")
+        messages = [prompts.reference_message(review) for review in reviews]
+        return self._write("exp", messages, range(len(reviews)))
+
+    def _write(self, kind: str, messages: list[str], indices: Sequence[int]) -> list[str]:
+        system = prompts.system_prompt(self._style, kind, self._max_words)
+        keys = [answer_key(self._settings, system, message) for message in messages]
+        jobs: dict[str, _Job] = {}
+        for index, key, message in zip(indices, keys, messages, strict=True):
+            if key in self._cache:
+                self.counts["cached"] += 1
+            else:
+                jobs.setdefault(key, _Job(kind, index, key, system, message))
+        if jobs:
+            self._ask(kind, list(jobs.values()))
+        log.info("%s texts: %d; so far %s", LABELS[kind], len(keys), dict(self.counts))
+        return [self._cache[key] for key in keys]
+
+    def _ask(self, kind: str, jobs: list[_Job]) -> None:
+        model = self._model()
+        workers = self._settings["concurrency"] if self._settings["base_url"] else 1
+        failed = threading.Event()
+
+        def answer(job: _Job) -> Counter[str]:
+            if failed.is_set():
+                return Counter()
+            try:
+                return self._answer(model, job)
+            except ModelError:
+                failed.set()
+                raise
+
+        executor = ThreadPoolExecutor(max_workers=workers)
+        try:
+            futures = [executor.submit(answer, job) for job in jobs]
+            for future in track(as_completed(futures), f"{LABELS[kind]} texts", total=len(futures)):
+                self.counts.update(future.result())
+        finally:
+            # Requests under way still reach the cache; those not yet begun are given up.
+            executor.shutdown(wait=True, cancel_futures=True)
+
+    def _model(self) -> ChatModel:
+        if self._made is None:
+            if self._settings["base_url"]:
+                self._made = ServerModel(self._settings, self._seed, self._sleep)
+            else:
+                self._made = LocalModel(self._settings, self._seed, self._device)
+        return self._made
+
+    def _answer(self, model: ChatModel, job: _Job) -> Counter[str]:
+        """Ask until an answer is valid, put it in the cache, and return what there was to count."""
+        question = [{"role": "system", "content": job.system}, {"role": "user", "content": job.message}]
+        messages, counts, over_long, problem = question, Counter(), "", ""
+        for attempt in range(self._settings["attempts"]):
+            try:
+                completion = model.complete(messages, job.key, attempt)
+            except ModelError as error:
+                raise ModelError(f"{job}: {error}") from None
+            counts["asked"] += 1
+            text, problem = read_answer(job.kind, completion, self._max_words)
+            if text and not problem:
+                self._cache.add(job.key, text)
+                return counts
+            counts["over_long" if text else "unusable"] += 1
+            if over_long:
+                break
+            over_long = text
+            messages = question + _correction(completion.text, problem)
+        if not over_long:
+            raise ModelError(
+                f"{job}: could not get a valid answer from {self._settings['model']} in "
+                f"{self._settings['attempts']} attempts; last problem: {problem}; use a more capable model "
+                f"or raise profiles.chat.attempts or max_new_tokens (answers so far: {self._cache.path})"
+            )
+        counts["cut"] += 1
+        self._cache.add(job.key, " ".join(over_long.split()[: self._max_words]))
+        return counts
+
+
+def answer_key(settings_chat: Settings, system: str, message: str) -> str:
+    """Return the cache key of a prompt: a digest of everything that decides the answer."""
+    names = ("model", "revision", "temperature", "max_new_tokens")
+    return digest_json([*(settings_chat[name] for name in names), system, message])
+
+
+def read_answer(kind: str, completion: Completion, max_words: int) -> tuple[str, str]:
+    """Extract the text of an answer and say what is wrong with it.
+
+    Args:
+        kind: ``item`` or ``user``, whose answers are JSON objects ``{"summarization": …}`` (code fences and
+            text around the object are tolerated), or ``exp``, whose answers are plain strings.
+        completion: The model's answer.
+        max_words: More words than this are a problem.
+
+    Returns:
+        The text on one line ("" where there is none) and the problem ("" where the text can be used).
+        A text with a problem is one with too many words.
+    """
+    text, problem = _read_plain(completion) if kind == "exp" else _read_json(completion)
+    text = " ".join(encodable(text).split())
+    if not problem and not text:
+        problem = "the answer is empty"
+    if not problem and text.strip(" .'\"").lower() in ("", "none"):
+        problem = 'the answer is "None"'
+    words = len(text.split())
+    if problem:
+        return "", problem
+    if words > max_words:
+        return text, f"the answer has {words} words and must have at most {max_words}"
+    if kind == "exp" and completion.truncated:
+        return "", "the answer stopped in mid-sentence at max_new_tokens"
+    return text, ""
+
+
+def _read_json(completion: Completion) -> tuple[str, str]:
+    decoder = json.JSONDecoder(strict=False)
+    for brace in re.finditer(r"\{", completion.text):
+        try:
+            value, _ = decoder.raw_decode(completion.text, brace.start())
+        except (ValueError, RecursionError):
+            continue
+        if "summarization" not in value:
+            continue
+        if value["summarization"] is None:
+            return "", 'the answer is "None"'
+        if not isinstance(value["summarization"], str):
+            return "", 'the value of "summarization" is not a string'
+        return value["summarization"], ""
+    why = " (it stopped at max_new_tokens)" if completion.truncated else ""
+    return "", f'the answer holds no JSON object with the key "summarization"{why}'
+
+
+def _read_plain(completion: Completion) -> tuple[str, str]:
+    text = re.sub(r"^```\w*\n|\n?```$", "", completion.text.strip()).strip()
+    for left, right in ('""', "''", "“”", "‘’", "``"):
+        if len(text) > 1 and text[0] == left and text[-1] == right:
+            text = text[1:-1].strip()
+    return text, ""
+
+
+def _correction(answer: str, problem: str) -> Messages:
+    # Many servers and chat templates refuse an empty turn; then the question is simply put again.
+    if not answer.strip():
+        return []
+    note = f"That answer cannot be used: {problem}. Answer again, exactly in the required format."
+    return [{"role": "assistant", "content": answer}, {"role": "user", "content": note}]

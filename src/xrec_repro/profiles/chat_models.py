@@ -1,0 +1,281 @@
+"""Chat models that answer one conversation at a time: behind an OpenAI-compatible server, or local.
+
+openai, torch and transformers are imported by the model that needs them, not by this module.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from xrec_repro.errors import ConfigError, ModelError
+from xrec_repro.seeding import derive_seed, numpy_rng
+
+Settings = dict[str, Any]
+Messages = list[dict[str, str]]
+
+MAX_WAIT_S = 60.0
+_BACKOFF_S = 1.0
+_RETRIED_STATUS = (408, 409, 429)
+_REMEDIES = {
+    400: "check profiles.chat.model, temperature and max_new_tokens against the server's limits",
+    401: "check the key in the environment variable {variable}",
+    403: "the key in {variable} may not use this model; check its rights",
+    404: "check profiles.chat.base_url (it usually ends in /v1) and profiles.chat.model",
+}
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a model answered, and whether it was cut off at ``max_new_tokens``."""
+
+    text: str
+    truncated: bool
+
+
+def encodable(text: str) -> str:
+    """Return the text with lone surrogates replaced: JSON may hold them, UTF-8 files and requests may not."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+class ChatModel(Protocol):
+    """A model that continues a conversation."""
+
+    def complete(self, messages: Messages, *names: object) -> Completion:
+        """Answer the last message; `names` name the random stream of this answer."""
+
+
+class _TransientError(Exception):
+    """A failure that may pass: worth the same request again after a while."""
+
+    def __init__(self, problem: str, wait_s: float | None = None) -> None:
+        super().__init__(problem)
+        self.wait_s = wait_s
+
+
+class ServerModel:
+    """A chat model behind an OpenAI-compatible server.
+
+    Repeats a request after 408, 409, 429 (honouring Retry-After up to `MAX_WAIT_S`), 5xx, a dropped
+    connection, a time-out or a garbled reply, with exponential back-off and jitter, at most `attempts` times.
+
+    Args:
+        settings: The section ``profiles.chat``.
+        seed: Of the jitter.
+        sleep: Called with the seconds to wait.
+
+    Raises:
+        ConfigError: The URL is none, the key holds characters that no header can carry, or the server is
+            remote and the key's environment variable is not set.
+    """
+
+    def __init__(self, settings: Settings, seed: int, sleep: Callable[[float], None]) -> None:
+        import openai
+
+        self._settings, self._seed, self._sleep = settings, seed, sleep
+        self._url, loopback = _check_url(settings["base_url"])
+        self._key = _read_key(settings["api_key_env"])
+        if not self._key and not loopback:
+            raise ConfigError(
+                f"profiles.chat: {self._url} needs a key; put it in the environment variable "
+                f"{settings['api_key_env']} (profiles.chat.api_key_env)"
+            )
+        self._client = openai.OpenAI(
+            base_url=settings["base_url"],
+            api_key=self._key or "none",
+            timeout=settings["timeout_s"],
+            max_retries=0,
+            # A proxy of the environment cannot reach this machine's own loopback.
+            http_client=openai.DefaultHttpxClient(trust_env=not loopback),
+        )
+
+    def complete(self, messages: Messages, *names: object) -> Completion:
+        """Answer the last message; `names` name the stream of the jitter.
+
+        Raises:
+            ModelError: The server refuses, or fails `attempts` times; names the URL and the remedy.
+        """
+        attempts = self._settings["attempts"]
+        jitter = numpy_rng(self._seed, "chat-backoff", *names)
+        for attempt in range(attempts):
+            try:
+                return self._request(messages)
+            except _TransientError as error:
+                problem, wait_s = str(error), error.wait_s
+            if attempt + 1 < attempts:
+                backoff_s = _BACKOFF_S * 2**attempt * jitter.uniform(0.5, 1.0)
+                self._sleep(min(MAX_WAIT_S, backoff_s if wait_s is None else wait_s))
+        raise ModelError(
+            f"{self._url}: no answer in {attempts} attempts; last problem: {problem}; check the server and "
+            f"profiles.chat.base_url, or lower profiles.chat.concurrency, and run again"
+        )
+
+    def _request(self, messages: Messages) -> Completion:
+        import openai
+
+        settings = self._settings
+        try:
+            reply = self._client.chat.completions.with_raw_response.create(
+                model=settings["model"],
+                messages=messages,
+                temperature=settings["temperature"],
+                max_tokens=settings["max_new_tokens"],
+            )
+        except openai.APITimeoutError:
+            raise _TransientError(f"nothing within {settings['timeout_s']:g} s") from None
+        except openai.APIConnectionError as error:
+            raise _TransientError(f"connection failed ({self._shown(error.__cause__)})") from None
+        except openai.APIStatusError as error:
+            raise self._status_error(error.status_code, error) from None
+        return _read_reply(reply.text)
+
+    def _status_error(self, status: int, error: Any) -> ModelError | _TransientError:
+        if status in _RETRIED_STATUS or status >= 500:
+            wait_s = _retry_after(error.response.headers.get("retry-after"))
+            return _TransientError(f"status {status} ({self._shown(error)})", wait_s)
+        remedy = _REMEDIES.get(status, _REMEDIES[400]).format(variable=self._settings["api_key_env"])
+        return ModelError(f"{self._url}: status {status} ({self._shown(error)}); {remedy}")
+
+    def _shown(self, error: object) -> str:
+        """Return an error's text on one short line, without the key that a server may have echoed."""
+        text = " ".join(str(error).split())
+        return (text.replace(self._key, "[key]") if self._key else text)[:300]
+
+
+def _read_reply(body: str) -> Completion:
+    try:
+        choice = json.loads(body)["choices"][0]
+        content, reason = choice["message"]["content"] or "", choice.get("finish_reason")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise _TransientError("the reply is no chat completion") from None
+    if not isinstance(content, str):
+        raise _TransientError("the reply's content is no text")
+    return Completion(encodable(content), truncated=reason == "length")
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks for (a number or an HTTP date), if any."""
+    if header is None:
+        return None
+    if re.fullmatch(r"\d+(\.\d+)?", header.strip()):
+        return float(header)
+    try:
+        moment = parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    return max(0.0, (moment.astimezone(UTC) - datetime.now(UTC)).total_seconds())
+
+
+def _read_key(variable: str) -> str:
+    """Return the key in an environment variable, "" where there is none."""
+    key = os.environ.get(variable, "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(f"the environment variable {variable} holds characters no key can have; set it anew")
+    return key
+
+
+def _check_url(base_url: str) -> tuple[str, bool]:
+    """Return the URL as it may be shown (without a password in it) and whether it is this machine."""
+    parts = urlsplit(base_url)
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host:
+        raise ConfigError("profiles.chat.base_url: not a URL such as http://127.0.0.1:8000/v1")
+    shown = parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+    try:
+        return shown, host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return shown, False
+
+
+class LocalModel:
+    """A chat model run here with transformers, one prompt at a time.
+
+    Args:
+        settings: The section ``profiles.chat``.
+        seed: Of sampling, which has its own stream for every prompt and attempt.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ModelError: The model cannot be loaded or has no chat template.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str) -> None:
+        import torch
+        from safetensors import SafetensorError
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._settings, self._seed = settings, seed
+        name, revision = settings["model"], settings["revision"]
+        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        try:
+            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype="auto")
+            self._tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
+        # Without tokenizer files some tokenizer classes trip over their own missing attributes.
+        except (OSError, ValueError, AttributeError, ImportError, SafetensorError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelError(
+                f"profiles.chat.model: {name} cannot be loaded ({reason}); give a folder, a hub "
+                f"repository, or a server in profiles.chat.base_url"
+            ) from error
+        if not self._tokenizer.chat_template:
+            raise ModelError(f"profiles.chat.model: {name} has no chat template; choose an instruct model")
+        self._model = model.to(self._device).eval()
+
+    def complete(self, messages: Messages, *names: object) -> Completion:
+        """Answer the last message, greedily at temperature 0; `names` name the stream of sampling.
+
+        Raises:
+            ModelError: The chat template refuses the conversation, or it is too long for the model.
+        """
+        import torch
+
+        prompt = self._encode(messages)
+        settings, temperature = self._settings, self._settings["temperature"]
+        if temperature > 0:
+            decoding = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
+        else:
+            decoding = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        eos = self._model.generation_config.eos_token_id
+        ends = eos if isinstance(eos, list) else [eos]
+        pad = self._tokenizer.pad_token_id
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(derive_seed(self._seed, "chat-sampling", *names))
+            output = self._model.generate(
+                input_ids=prompt["input_ids"].to(self._device),
+                attention_mask=prompt["attention_mask"].to(self._device),
+                max_new_tokens=settings["max_new_tokens"],
+                pad_token_id=ends[0] if pad is None else pad,
+                **decoding,
+            )
+        new = output[0, prompt["input_ids"].shape[1] :].tolist()
+        text = self._tokenizer.decode(new, skip_special_tokens=True)
+        return Completion(text, truncated=bool(new) and new[-1] not in ends)
+
+    def _encode(self, messages: Messages) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            prompt = self._tokenizer.apply_chat_template(
+                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+            )
+        except TemplateError as error:
+            raise ModelError(
+                f"{self._settings['model']}: its chat template refuses the conversation ({error}); choose a "
+                f"model that takes a system message"
+            ) from error
+        tokens, new = prompt["input_ids"].shape[1], self._settings["max_new_tokens"]
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        if context is not None and tokens + new > context:
+            raise ModelError(
+                f"{self._settings['model']}: {tokens} prompt and {new} new tokens exceed its context of "
+                f"{context}; lower profiles.reviews_per_item or items_per_user, or choose another model"
+            )
+        return prompt

@@ -1,0 +1,1 @@
+"""Collaborative embeddings: LightGCN trained with BPR, and its ranking metrics."""

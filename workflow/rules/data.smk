@@ -1,0 +1,155 @@
+"""Raw reviews, or a release, to the k-core and its split."""
+
+
+rule make_glassbox:
+    output:
+        reviews=f"{SHARED}/world/reviews.jsonl.gz",
+        metadata=f"{SHARED}/world/metadata.jsonl.gz",
+        texts=f"{SHARED}/world/texts.parquet",
+        truth=f"{SHARED}/world/truth.parquet",
+        provenance=f"{SHARED}/world/provenance.json",
+    log:
+        f"{SHARED}/logs/make_glassbox.log",
+    benchmark:
+        f"{SHARED}/benchmarks/make_glassbox.tsv"
+    wildcard_constraints:
+        dataset=sourced("glassbox"),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(1500),
+        runtime=scaled(10),
+    params:
+        settings=pick("glassbox"),
+        code=digest("make_glassbox"),
+    script:
+        "../scripts/make_glassbox.py"
+
+
+rule read_reviews:
+    input:
+        reviews=raw_file("reviews"),
+        metadata=raw_file("items"),
+    output:
+        interactions=f"{SHARED}/raw/interactions.parquet",
+        item_table=f"{SHARED}/raw/items.parquet",
+        provenance=f"{SHARED}/raw/provenance.json",
+    log:
+        f"{SHARED}/logs/read_reviews.log",
+    benchmark:
+        f"{SHARED}/benchmarks/read_reviews.tsv"
+    wildcard_constraints:
+        dataset=sourced("glassbox", "amazon", "yelp", "google"),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(120),
+    params:
+        settings=pick("read"),
+        source=dataset_key("source"),
+        code=digest("read_reviews"),
+    script:
+        "../scripts/read_reviews.py"
+
+
+rule fetch_release:
+    output:
+        folder=directory(f"{config['run']['results']}/downloads/{{download}}"),
+        provenance=f"{config['run']['results']}/downloads/{{download}}.provenance.json",
+    log:
+        f"{config['run']['results']}/downloads/logs/{{download}}.log",
+    benchmark:
+        f"{config['run']['results']}/downloads/benchmarks/{{download}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(500),
+        runtime=scaled(60),
+    params:
+        settings={},
+        manifest=str(WORKFLOW / "resources/manifest.tsv"),
+        code=digest("fetch_release"),
+    script:
+        "../scripts/fetch_release.py"
+
+
+rule import_release:
+    input:
+        folder=release_folder,
+    output:
+        interactions=f"{SHARED}/raw/interactions.parquet",
+        item_table=f"{SHARED}/raw/items.parquet",
+        edges=f"{SHARED}/raw/edges.parquet",
+        texts=f"{SHARED}/raw/texts.parquet",
+        provenance=f"{SHARED}/raw/provenance.json",
+    log:
+        f"{SHARED}/logs/import_release.log",
+    benchmark:
+        f"{SHARED}/benchmarks/import_release.tsv"
+    wildcard_constraints:
+        dataset=sourced("release"),
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(3000),
+        runtime=scaled(20),
+    params:
+        settings={},
+        code=digest("import_release"),
+    script:
+        "../scripts/import_release.py"
+
+
+rule filter_kcore:
+    input:
+        interactions=f"{SHARED}/raw/interactions.parquet",
+        item_table=f"{SHARED}/raw/items.parquet",
+    output:
+        interactions=f"{SHARED}/kcore/interactions.parquet",
+        item_table=f"{SHARED}/kcore/items.parquet",
+        provenance=f"{SHARED}/kcore/provenance.json",
+    log:
+        f"{SHARED}/logs/filter_kcore.log",
+    benchmark:
+        f"{SHARED}/benchmarks/filter_kcore.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        settings=pick("kcore"),
+        code=digest("filter_kcore"),
+    script:
+        "../scripts/filter_kcore.py"
+
+
+rule split_interactions:
+    input:
+        unpack(split_inputs),
+        interactions=f"{SHARED}/kcore/interactions.parquet",
+    output:
+        graph=f"{SHARED}/split/graph.parquet",
+        texts=f"{SHARED}/split/texts.parquet",
+        provenance=f"{SHARED}/split/provenance.json",
+    log:
+        f"{SHARED}/logs/split_interactions.log",
+    benchmark:
+        f"{SHARED}/benchmarks/split_interactions.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(3000),
+        runtime=scaled(20),
+    params:
+        settings=pick("split"),
+        code=digest("split_interactions"),
+    script:
+        "../scripts/split_interactions.py"

@@ -1,0 +1,55 @@
+"""The frozen language model, and the adapters tuned through it."""
+
+
+rule pretrain_lm:
+    input:
+        unpack(lambda wildcards: example_inputs(wildcards, profiles=True)),
+    output:
+        model=directory(f"{SHARED}/llm/model"),
+        provenance=f"{SHARED}/llm/provenance.json",
+    log:
+        f"{SHARED}/logs/pretrain_lm.log",
+    benchmark:
+        f"{SHARED}/benchmarks/pretrain_lm.tsv"
+    conda:
+        ENVIRONMENT
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(120),
+    params:
+        settings=lambda wildcards: pick("llm")(wildcards)["llm"]["scratch"],
+        domain=dataset_key("domain"),
+        compute=config["compute"],
+        code=digest("pretrain_lm"),
+    script:
+        "../scripts/pretrain_lm.py"
+
+
+rule tune_explainer:
+    input:
+        unpack(explainer_inputs),
+    output:
+        weights=f"{EXPERIMENT}/adapter/adapter.safetensors",
+        config=f"{EXPERIMENT}/adapter/adapter.json",
+        training=f"{EXPERIMENT}/adapter/training.parquet",
+        provenance=f"{EXPERIMENT}/adapter/provenance.json",
+    log:
+        f"{EXPERIMENT}/logs/tune_explainer.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/tune_explainer.tsv"
+    conda:
+        ENVIRONMENT
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(720),
+        gpu=1 if config["compute"]["device"] == "cuda" else 0,
+    params:
+        settings=pick("prompt", "embeddings", "adapter", "injection", "tuning", "llm"),
+        domain=dataset_key("domain"),
+        checkpoint=f"{EXPERIMENT}/adapter/checkpoint.safetensors",
+        compute=config["compute"],
+        code=digest("tune_explainer"),
+    script:
+        "../scripts/tune_explainer.py"

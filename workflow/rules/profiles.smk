@@ -1,0 +1,60 @@
+"""User and item profiles, and the reference explanations."""
+
+
+rule generate_profiles:
+    input:
+        unpack(lambda wildcards: written_texts(wildcards, "backend")),
+        interactions=f"{SHARED}/kcore/interactions.parquet",
+        item_table=f"{SHARED}/kcore/items.parquet",
+        graph=f"{SHARED}/split/graph.parquet",
+    output:
+        user_profiles=f"{SHARED}/profiles/users.parquet",
+        item_profiles=f"{SHARED}/profiles/items.parquet",
+        provenance=f"{SHARED}/profiles/provenance.json",
+    log:
+        f"{SHARED}/logs/generate_profiles.log",
+    benchmark:
+        f"{SHARED}/benchmarks/generate_profiles.tsv"
+    conda:
+        ENVIRONMENT
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        settings=pick("profiles"),
+        domain=dataset_key("domain"),
+        cache=f"{SHARED}/cache/chat",
+        compute=config["compute"],
+        code=digest("generate_profiles"),
+    script:
+        "../scripts/generate_profiles.py"
+
+
+rule generate_references:
+    input:
+        unpack(lambda wildcards: written_texts(wildcards, "references")),
+        interactions=f"{SHARED}/kcore/interactions.parquet",
+        item_table=f"{SHARED}/kcore/items.parquet",
+        texts=f"{SHARED}/split/texts.parquet",
+    output:
+        references=f"{SHARED}/references/references.parquet",
+        provenance=f"{SHARED}/references/provenance.json",
+    log:
+        f"{SHARED}/logs/generate_references.log",
+    benchmark:
+        f"{SHARED}/benchmarks/generate_references.tsv"
+    conda:
+        ENVIRONMENT
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        settings=pick("profiles"),
+        domain=dataset_key("domain"),
+        cache=f"{SHARED}/cache/chat",
+        compute=config["compute"],
+        code=digest("generate_references"),
+    script:
+        "../scripts/generate_references.py"

@@ -1,0 +1,27 @@
+"""LightGCN, trained on the graph with BPR."""
+
+
+rule train_lightgcn:
+    input:
+        graph=f"{SHARED}/split/graph.parquet",
+    output:
+        embeddings=f"{SHARED}/lightgcn/seed{{seed}}/embeddings.safetensors",
+        metrics=f"{SHARED}/lightgcn/seed{{seed}}/metrics.json",
+        provenance=f"{SHARED}/lightgcn/seed{{seed}}/provenance.json",
+    log:
+        f"{SHARED}/logs/train_lightgcn.seed{{seed}}.log",
+    benchmark:
+        f"{SHARED}/benchmarks/train_lightgcn.seed{{seed}}.tsv"
+    conda:
+        ENVIRONMENT
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(240),
+    params:
+        settings=pick("recommender"),
+        checkpoint=f"{SHARED}/lightgcn/seed{{seed}}/checkpoint.safetensors",
+        compute=config["compute"],
+        code=digest("train_lightgcn"),
+    script:
+        "../scripts/train_lightgcn.py"

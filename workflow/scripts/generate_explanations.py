@@ -1,0 +1,24 @@
+"""Generate explanations of the test split."""
+
+from pathlib import Path
+
+from xrec_repro.explainer.assemble import tuned_explainer
+from xrec_repro.explainer.examples import load_examples
+from xrec_repro.explainer.generation import generate
+from xrec_repro.job import Job
+
+with Job(snakemake) as job:
+    device = job.device()
+    files = vars(job.input)
+    examples = load_examples(
+        files["texts"], files["references"], files.get("user_profiles"), files.get("item_profiles")
+    )
+    job.result = generate(
+        tuned_explainer(job.settings, files["weights"].parent, files["embeddings"], files.get("llm"), job.seed, device),
+        [example for example in examples if example.split == "test"],
+        job.settings["generation"],
+        job.seed,
+        Path(job.params.partial),
+        job.output.explanations,
+        job.fingerprint,
+    )

@@ -1,0 +1,11 @@
+"""Pretrain a small language model on train-split text."""
+
+from xrec_repro.explainer.examples import load_examples
+from xrec_repro.explainer.pretrain import pretrain
+from xrec_repro.job import Job
+
+with Job(snakemake) as job:
+    job.device()
+    examples = load_examples(job.input.texts, job.input.references, job.input.user_profiles, job.input.item_profiles)
+    train = [example for example in examples if example.split == "train"]
+    job.result = pretrain(train, job.params.domain, job.settings, job.output.model)

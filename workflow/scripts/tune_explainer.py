@@ -1,0 +1,21 @@
+"""Tune the adapters through the frozen language model."""
+
+from pathlib import Path
+
+from xrec_repro.explainer.assemble import fresh_explainer
+from xrec_repro.explainer.examples import load_examples
+from xrec_repro.explainer.stages import tune_and_save
+from xrec_repro.job import Job
+
+with Job(snakemake) as job:
+    device = job.device()
+    files = vars(job.input)
+    job.result = tune_and_save(
+        fresh_explainer(job.settings, job.params.domain, files["embeddings"], files.get("llm"), job.seed, device),
+        load_examples(files["texts"], files["references"], files.get("user_profiles"), files.get("item_profiles")),
+        job.settings | {"domain": job.params.domain},
+        job.seed,
+        job.output.weights.parent,
+        Path(job.params.checkpoint),
+        job.fingerprint,
+    )
