@@ -20,7 +20,7 @@ from chat_server import ChatServer, Fault, expected_summary
 from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache
-from xrec_repro.profiles.chat import NO_HISTORY, ChatBackend, answer_key, read_answer
+from xrec_repro.profiles.chat import ChatBackend, answer_key, read_answer
 from xrec_repro.profiles.chat_models import MAX_WAIT_S, Completion
 from xrec_repro.profiles.records import ItemText, ReviewText, UserEntry, UserText
 
@@ -80,7 +80,7 @@ def test_items_users_and_reviews_get_their_texts(tmp_path):
         {"role": "user", "content": book_messages(1)[0]},
     ]
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0.0, 160)
-    assert chat.counts == {"asked": 4, "no_history": 0}
+    assert chat.counts == {"asked": 4}
 
 
 def test_the_domain_or_the_style_selects_the_prompts(tmp_path):
@@ -119,27 +119,26 @@ def test_nothing_to_ask_asks_nothing(tmp_path):
         assert server.requests == []
 
 
-def test_a_user_without_a_history_is_not_asked_about(tmp_path):
+def test_a_user_without_a_history_or_an_empty_review_is_refused(tmp_path):
     known = UserText((UserEntry("Dune", "Fans of epics.", None, None),))
     with ChatServer() as server:
         chat = backend(server, tmp_path)
-        profiles = chat.user_profiles([UserText(()), known])
-        assert profiles == [NO_HISTORY, expected_summary(prompts.user_message("amazon", known))]
-        assert len(server.requests) == 1
-    assert chat.counts["no_history"] == 1
-
-
-def test_an_error_names_the_users_own_index(tmp_path):
-    users = [UserText(()), UserText((UserEntry("Dune", "Fans of epics.", None, None),))]
-    with ChatServer([Fault("status", 404)]) as server, pytest.raises(ModelError, match=r"^user 1: "):
-        backend(server, tmp_path).user_profiles(users)
-
-
-def test_an_empty_review_is_refused(tmp_path):
-    with ChatServer() as server:
-        with pytest.raises(DataError, match="example 1: its review is empty"):
-            backend(server, tmp_path).references([ReviewText("Fine."), ReviewText(" \n")])
+        with pytest.raises(DataError, match="user 1: has no history"):
+            chat.user_profiles([known, UserText(())])
+        with pytest.raises(DataError, match="example 1: has an empty review"):
+            chat.references([ReviewText("Fine."), ReviewText(" \n")])
         assert server.requests == []
+
+
+def test_errors_name_the_kind_and_index(tmp_path):
+    users = [UserText((UserEntry("Dune", review, None, None),)) for review in ("Vast.", "Dull.")]
+    reviews = [ReviewText("Fine."), ReviewText("Bad.")]
+    with ChatServer([None, Fault("status", 404), None, Fault("status", 404)]) as server:
+        chat = backend(server, tmp_path)
+        with pytest.raises(ModelError, match=r"^user 1: "):
+            chat.user_profiles(users)
+        with pytest.raises(ModelError, match=r"^example 1: "):
+            chat.references(reviews)
 
 
 # --- Failures of the connection and the server ----------------------------------------------------------------

@@ -103,7 +103,7 @@ def test_malicious_pickle_is_refused_and_not_run(tmp_path, function, arguments, 
 
 def test_malicious_storage_inside_a_tensor_is_refused(tmp_path):
     marker = tmp_path / "ran"
-    inner = pickle.dumps(Call(os.system, f"echo ran > {marker}"))
+    inner = pickle.dumps(Call(os.system, f"echo ran > {marker}"), protocol=2)
     path = dump(tmp_path / "evil.pkl", Call(torch.storage._load_from_bytes, inner))
     with pytest.raises(DataError, match=r"evil\.pkl"):
         load_pickle(path)

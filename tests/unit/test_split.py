@@ -333,7 +333,7 @@ def test_an_empty_split_is_named_with_its_remedy(stage, over, message):
 
 def test_leave_one_out_needs_users_with_three_interactions(stage):
     pairs = [(user, item) for user in range(5) for item in range(2)]
-    with pytest.raises(DataError, match=r"val split would be empty .* k_user to 3"):
+    with pytest.raises(DataError, match=r"val split would be empty .*k_user to 3"):
         stage.core(pairs).run(graph="leave_one_out")
 
 

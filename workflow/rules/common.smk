@@ -114,6 +114,17 @@ def written_texts(wildcards, key):
     return {"published": f"{SHARED}/{folder}/texts.parquet".format(dataset=wildcards.dataset)}
 
 
+def writer_settings(key):
+    """Return a params function: the settings of profiles or references, less what their backend does not read."""
+
+    def chosen(wildcards):
+        full = settings(config, wildcards.dataset)["profiles"]
+        unread = {"backend", "references"} - {key} | ({"chat"} if full[key] != "chat" else set())
+        return {"profiles": {name: value for name, value in full.items() if name not in unread}}
+
+    return chosen
+
+
 def example_inputs(wildcards, profiles):
     """Return the files that make examples; profiles only where the experiment uses them."""
     shared = SHARED.format(dataset=wildcards.dataset)

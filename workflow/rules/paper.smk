@@ -29,7 +29,7 @@ rule make_table1:
         runtime=scaled(10),
     params:
         settings={"rows": measured_rows()},
-        published=str(WORKFLOW / "resources/published"),
+        resources=str(WORKFLOW / "resources"),
         code=digest("make_table1"),
     script:
         "../scripts/make_table1.py"

@@ -22,8 +22,9 @@ rule generate_profiles:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        settings=pick("profiles"),
+        settings=writer_settings("backend"),
         domain=dataset_key("domain"),
+        source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
         compute=config["compute"],
         code=digest("generate_profiles"),
@@ -51,8 +52,9 @@ rule generate_references:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        settings=pick("profiles"),
+        settings=writer_settings("references"),
         domain=dataset_key("domain"),
+        source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
         compute=config["compute"],
         code=digest("generate_references"),

@@ -1,12 +1,11 @@
 """Write item profiles, then user profiles."""
 
-from pathlib import Path
-
 from xrec_repro.job import Job
 from xrec_repro.profiles.build import build_profiles
+from xrec_repro.profiles.writer import chat_writer
 
 with Job(snakemake) as job:
-    job.device()
+    device = job.device()
     job.result = build_profiles(
         job.input.interactions,
         job.input.item_table,
@@ -16,5 +15,7 @@ with Job(snakemake) as job:
         job.output.user_profiles,
         job.output.item_profiles,
         published_texts=getattr(job.input, "published", None),
-        cache=Path(job.params.cache),
+        chat=chat_writer(
+            job.settings["profiles"], "backend", job.params.domain, job.params.source, job.params.cache, device
+        ),
     )

@@ -1,12 +1,11 @@
 """Write the reference explanations."""
 
-from pathlib import Path
-
 from xrec_repro.job import Job
 from xrec_repro.profiles.build import build_references
+from xrec_repro.profiles.writer import chat_writer
 
 with Job(snakemake) as job:
-    job.device()
+    device = job.device()
     job.result = build_references(
         job.input.interactions,
         job.input.item_table,
@@ -15,5 +14,7 @@ with Job(snakemake) as job:
         job.params.domain,
         job.output.references,
         published_texts=getattr(job.input, "published", None),
-        cache=Path(job.params.cache),
+        chat=chat_writer(
+            job.settings["profiles"], "references", job.params.domain, job.params.source, job.params.cache, device
+        ),
     )

@@ -11,7 +11,8 @@ with Job(snakemake) as job:
     summaries = map(read_json, job.input.summaries)
     make_table1(
         [row | {"summary": summary} for row, summary in zip(rows, summaries, strict=True)],
-        Path(job.params.published),
+        {row["dataset"]: row["published_as"] for row in rows},
+        Path(job.params.resources),
         job.output.csv,
         job.output.md,
         job.output.tex,

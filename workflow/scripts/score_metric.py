@@ -1,10 +1,11 @@
 """Score explanations by one metric."""
 
+from xrec_repro.io import read_json
 from xrec_repro.job import Job
 from xrec_repro.metrics.score import score_explanations
 
 with Job(snakemake) as job:
-    job.result = score_explanations(
+    score_explanations(
         job.input.explanations,
         job.params.metric,
         job.settings,
@@ -12,3 +13,4 @@ with Job(snakemake) as job:
         job.output.summary,
         job.device() if job.params.metric != "usr" else "cpu",
     )
+    job.result = read_json(job.output.summary)

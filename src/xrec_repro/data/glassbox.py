@@ -62,9 +62,24 @@ class World:
     titles: list[str]
 
     def reasons(self, user: int, item: int) -> list[int]:
-        """Return the aspects that a user and an item share, in the user's order of strength."""
-        carried = set(self.item_aspects[item].tolist())
-        return [aspect for aspect in self.user_aspects[user].tolist() if aspect in carried]
+        """Return the aspects that a user and an item share, the strongest first.
+
+        A shared aspect is as strong as its strengths for the user and for the item multiplied; of equal ones
+        the user's stronger one comes first.
+        """
+        import os
+        mode=os.environ.get("RULE","product")
+        strength = _strengths(self.user_aspects.shape[1]).tolist()
+        of_item = dict(zip(self.item_aspects[item].tolist(), strength, strict=True))
+        of_user = dict(zip(self.user_aspects[user].tolist(), strength, strict=True))
+        shared = [aspect for aspect in of_user if aspect in of_item]
+        key={"product":lambda a:-of_user[a]*of_item[a],"item":lambda a:-of_item[a],"user":lambda a:-of_user[a]}[mode]
+        return sorted(shared, key=key)
+
+
+def _strengths(count: int) -> np.ndarray:
+    """Return the strengths of an entity's ranked aspects, in tenths."""
+    return np.linspace(STRONGEST, WEAKEST, count).round().astype(int)
 
 
 def make_glassbox(
@@ -149,6 +164,8 @@ def make_world(settings: dict[str, Any]) -> World:
     seed, users, items = settings["seed"], settings["users"], settings["items"]
     item_aspects = _draw_aspects(settings, items, "items")
     order = numpy_rng(seed, "glassbox", "shown").random(item_aspects.shape).argsort(axis=1)
+    import os
+    if os.environ.get("SHOWN")=="weak": order=np.tile(np.arange(item_aspects.shape[1])[::-1],(items,1))
     shown = np.take_along_axis(item_aspects, order[:, : settings["shown_aspects"]], axis=1)
     ids = numpy_rng(seed, "glassbox", "ids")
     titles = _all_titles()
@@ -189,12 +206,12 @@ def _draw_pairs(world: World, settings: dict[str, Any]) -> np.ndarray:
     """Draw the (pairs, 2) interactions, shuffled: more and stronger shared aspects, likelier pair."""
     rng = numpy_rng(settings["seed"], "glassbox", "interactions")
     users, items = len(world.user_ids), len(world.item_ids)
-    strength = np.linspace(STRONGEST, WEAKEST, settings["aspects_per_entity"]).round().astype(int)
+    strength = _strengths(settings["aspects_per_entity"])
     likes = np.zeros((users, settings["aspects"]), dtype=int)
     np.put_along_axis(likes, world.user_aspects, strength[None, :], axis=1)
     carries = np.zeros((items, settings["aspects"]), dtype=int)
-    np.put_along_axis(carries, world.item_aspects, 1, axis=1)
-    affinity = likes @ carries.T / 10
+    np.put_along_axis(carries, world.item_aspects, strength[None, :], axis=1)
+    affinity = likes @ carries.T / 100
     keys = STEEPNESS * affinity + rng.normal(0, POPULARITY_SPREAD, items) + rng.gumbel(size=affinity.shape)
     keys[affinity == 0] = -np.inf
     mean = settings["interactions_per_user"]

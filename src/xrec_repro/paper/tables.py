@@ -211,9 +211,8 @@ def _check_entry(entry: Mapping[str, Any], group: Sequence[Mapping[str, Any]]) -
     if not summary or set(summary) != set(expected):
         raise DataError(f"table 1: {place}: no metric, or not those of the other seeds; score it again")
     for metric, cell in summary.items():
-        lacking = [key for key in ("mean", "std", "n", "signature") if key not in cell]
-        if lacking:
-            raise DataError(f"table 1: {place}: summary of {metric} has no {lacking[0]!r}; score it again")
+        if not {"mean", "std", "n", "signature"} <= set(cell):
+            raise DataError(f"table 1: {place}: {metric} needs mean, std, n and signature; score it again")
         numbers = [cell["mean"], *([] if cell["std"] is None else [cell["std"]])]
         if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
             raise DataError(f"table 1: {place}: {metric} is not a finite number; score it again")
@@ -266,9 +265,8 @@ def _ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[int, str],
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    published = any(row.kind == "published" for row in rows)
-    beside = "Published scores beside those" if published else "Scores"
-    return f"{beside} of this run: explainability (higher is better) and stability (std, lower is better)."
+    what = "Published scores beside those" if any(row.kind == "published" for row in rows) else "Scores"
+    return f"{what} of this run: explainability (higher is better) and stability (std, lower is better)."
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
@@ -304,7 +302,7 @@ def _signatures(rows: Sequence[Row]) -> dict[str, str]:
 
 def _heading(column: str) -> str:
     name = METRICS.get(_metric(column), (_metric(column), 4))[0]
-    return name if column == _metric(column) else f"{name} std"
+    return f"{name} std" if column.endswith(_STD) else name
 
 
 def _few(row: Row) -> bool:
@@ -349,7 +347,8 @@ def _lines(
 
 def _markdown(table: _Table) -> str:
     heads = ["Model", "Source", "N"]
-    heads += [f"{_md(_heading(c))} {'↑' if c == _metric(c) else '↓'}" for c in table.columns]
+    arrows = {c: " ↓" if c.endswith(_STD) else " ↑" for c in table.columns if _metric(c) in METRICS}
+    heads += [_md(_heading(c)) + arrows.get(c, "") for c in table.columns]
     rules = ["---", "---", *["---:"] * (len(heads) - 2)]
     rows = []
     for block, cells in _lines(table, _md, str, {1: "**{}**", 2: "<u>{}</u>"}):

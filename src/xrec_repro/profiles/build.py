@@ -274,9 +274,7 @@ def _published(context: _Context) -> PublishedTexts:
 
 
 def _extractive(context: _Context) -> ExtractiveBackend:
-    described = context.items[["description", "categories"]].to_numpy(dtype=object).ravel()
-    corpus = [text for text in map(_text, [*described, *context.history["review"]]) if text]
-    return ExtractiveBackend(corpus, context.domain, context.settings["max_words"])
+    return ExtractiveBackend(context.domain, context.settings["max_words"])
 
 
 def _chat(context: _Context) -> ProfileBackend:

@@ -37,7 +37,6 @@ log = logging.getLogger("xrec_repro")
 
 # What error messages and the display call the three kinds of prompts.
 LABELS = {"item": "item", "user": "user", "exp": "example"}
-NO_HISTORY = "Nothing is known about what this user enjoys."
 
 
 class _Job(NamedTuple):
@@ -72,8 +71,7 @@ class ChatBackend:
 
     Attributes:
         counts: Number of texts from the cache (``cached``), of answers received (``asked``), of those that
-            could not be used (``unusable``) or were too long (``over_long``), of texts ``cut``, and of users
-            without a history (``no_history``).
+            could not be used (``unusable``) or were too long (``over_long``), and of texts ``cut``.
     """
 
     def __init__(
@@ -103,21 +101,19 @@ class ChatBackend:
             ModelError: The model refuses, stays away or gives no valid answer; names the item's index.
             ConfigError: The server needs a key and its environment variable is not set.
         """
-        messages = [prompts.item_message(self._style, item) for item in items]
-        return self._write("item", messages, range(len(items)))
+        return self._write("item", [prompts.item_message(self._style, item) for item in items])
 
     def user_profiles(self, users: Sequence[UserText]) -> list[str]:
-        """Return one profile a user: what they are likely to enjoy. Raises as `item_profiles`.
+        """Return one profile a user: what they are likely to enjoy.
 
-        A user without a history gets `NO_HISTORY`: a model could only invent something.
+        Raises:
+            DataError: A user has no history, from which a model could only invent something.
+            ModelError, ConfigError: As `item_profiles`.
         """
-        known = [index for index, user in enumerate(users) if user.entries]
-        messages = [prompts.user_message(self._style, users[index]) for index in known]
-        profiles = [NO_HISTORY] * len(users)
-        for index, profile in zip(known, self._write("user", messages, known), strict=True):
-            profiles[index] = profile
-        self.counts["no_history"] += len(users) - len(known)
-        return profiles
+        for index, user in enumerate(users):
+            if not user.entries:
+                raise DataError(f"user {index}: has no history to ask about; leave such users out")
+        return self._write("user", [prompts.user_message(self._style, user) for user in users])
 
     def references(self, reviews: Sequence[ReviewText]) -> list[str]:
         """Return one reference explanation a review, on one line.
@@ -128,15 +124,14 @@ class ChatBackend:
         """
         for index, text in enumerate(reviews):
             if not text.review.strip():
-                raise DataError(f"example {index}: its review is empty, nothing explains it; set kcore.require_review")
-        messages = [prompts.reference_message(review) for review in reviews]
-        return self._write("exp", messages, range(len(reviews)))
+                raise DataError(f"example {index}: has an empty review; leave such examples out")
+        return self._write("exp", [prompts.reference_message(review) for review in reviews])
 
-    def _write(self, kind: str, messages: list[str], indices: Sequence[int]) -> list[str]:
+    def _write(self, kind: str, messages: list[str]) -> list[str]:
         system = prompts.system_prompt(self._style, kind, self._max_words)
         keys = [answer_key(self._settings, system, message) for message in messages]
         jobs: dict[str, _Job] = {}
-        for index, key, message in zip(indices, keys, messages, strict=True):
+        for index, (key, message) in enumerate(zip(keys, messages, strict=True)):
             if key in self._cache:
                 self.counts["cached"] += 1
             else:

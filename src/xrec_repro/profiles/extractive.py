@@ -1,14 +1,15 @@
 """Profiles and references without a language model: the most telling phrases of a text, in one sentence.
 
-A phrase is a run of one to three words inside a clause, without stop words at its edges. Its salience is
-TF-IDF: how often the entity's texts use it, times the smoothed logarithm of how few texts of the corpus do.
+Phrases are found in two steps. A run of two or three words is a collocation if it occurs in a good share of the
+documents that have its rarest word; each clause is then cut, from the left, into the longest collocations and
+the single words between them. A phrase's salience in a document is its TF-IDF,
+(1 + ln tf) ln((1 + n) / (1 + df)), over the n documents that are summarised together.
 """
 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
 
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 
@@ -16,21 +17,22 @@ from xrec_repro.errors import ConfigError
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText
 
 # Few on purpose: a profile hints at an entity's tastes and leaves the rest to the collaborative signal.
-ITEM_TERMS = 3
-USER_TERMS = 3
-REFERENCE_TERMS = 3
+MOST_TERMS = 3
+# Terms are kept while they are this salient, relative to the best one.
+LEAST_SALIENCE = 0.6
 LONGEST_PHRASE = 3
-# Document frequencies settle long before: more texts would only cost memory.
-CORPUS_DOCUMENTS = 20_000
-# A phrase of one text alone is more often a name or a slip than a topic.
+COHESION = 0.25
+# A phrase of one document alone is more often a name or a slip than a topic.
 LEAST_DOCUMENTS = 2
+# Document frequencies settle long before: more documents would only cost memory.
+CORPUS_DOCUMENTS = 20_000
 
 _CLAUSES = re.compile(r"[^\w\s'’-]|\s-+\s|\n\s*\n")
 _WORD = re.compile(r"[^\W\d_][\w'’]*(?:-\w+)*")
 # Words of the sentences below (profiles are read again to profile users), and of all praise.
 _GENERIC = _WORD.findall(
     "book books business businesses buy buys enjoy enjoyed enjoys kind like liked likes loved offer offers people "
-    "read reader readers reading tend tends user users visitors would good great best nice really recommend "
+    "read reader readers reading tend tends user users visitors would good great best nice quite really recommend "
     "recommended don't didn't doesn't i'm i've it's that's won't can't"
 )
 # scikit-learn's list has some words that carry meaning in reviews.
@@ -43,134 +45,137 @@ _NOUNS = {
 }
 
 
-class Phrase(NamedTuple):
-    """A candidate phrase of a text and the positions of its words in that text."""
+class PhraseModel:
+    """The phrases of a collection of documents and how telling each of them is.
 
-    text: str
-    start: int
-    stop: int
+    Args:
+        documents: The collection; of a large one an even sample is counted.
+    """
+
+    def __init__(self, documents: Sequence[str]):
+        stride = -(-len(documents) // CORPUS_DOCUMENTS) or 1
+        sample = documents[::stride]
+        self._size = len(sample)
+        least = min(LEAST_DOCUMENTS, self._size)
+        counts: Counter[str] = Counter()
+        for document in sample:
+            counts.update({" ".join(run) for clause in _clauses(document) for run in _runs(clause)})
+        self._frequency = {phrase: count for phrase, count in counts.items() if count >= least}
+
+    def segment(self, text: str) -> list[str]:
+        """Return the phrases of a text, in order and without overlap, in lower case."""
+        return [phrase for clause in _clauses(text) for phrase in self._cut(clause)]
+
+    def _cut(self, clause: list[str]) -> Iterator[str]:
+        start = 0
+        while start < len(clause):
+            run = next(filter(self._is_phrase, _runs_from(clause, start)), None)
+            if run:
+                yield " ".join(run)
+            start += len(run or [0])
+
+    def _is_phrase(self, run: list[str]) -> bool:
+        rarest = min(self._frequency.get(word, 0) for word in run if word not in _STOP_WORDS)
+        return len(run) == 1 or self._frequency.get(" ".join(run), 0) >= max(COHESION * rarest, 1)
+
+    def salient_phrases(self, text: str, title: str = "") -> list[str]:
+        """Return the most salient phrases of a text, in order of appearance.
+
+        Args:
+            text: The text; it need not be of the collection.
+            title: Phrases made of this title's words alone are left out: they tell nothing new.
+        """
+        known = set(_words(title))
+        counts = Counter(phrase for phrase in self.segment(text) if not known.issuperset(phrase.split()))
+        salience = {phrase: (1 + math.log(tf)) * self._idf(phrase) for phrase, tf in counts.items()}
+        # `counts` keeps the order of appearance, which settles what remains equal.
+        ranked = sorted(counts, key=lambda phrase: (-salience[phrase], -len(phrase.split())))[:MOST_TERMS]
+        kept = [phrase for phrase in ranked if salience[phrase] >= LEAST_SALIENCE * salience[ranked[0]]]
+        return [phrase for phrase in counts if phrase in kept]
+
+    def _idf(self, phrase: str) -> float:
+        # A phrase seen in too few documents says nothing certain: it comes after all others.
+        frequency = self._frequency.get(phrase, self._size)
+        return math.log((1 + self._size) / (1 + frequency))
 
 
-def candidate_phrases(text: str) -> list[str]:
-    """Return every candidate phrase of a text in lower case, in order of position, the longer first."""
-    return [phrase.text for phrase in _phrases(text)]
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
 
 
-def _phrases(text: str) -> Iterator[Phrase]:
-    start = 0
-    for clause in _CLAUSES.split(text):
-        tokens = [token.lower() for token in _WORD.findall(clause)]
-        for first in range(len(tokens)):
-            for length in range(min(LONGEST_PHRASE, len(tokens) - first), 0, -1):
-                run = tokens[first : first + length]
-                if _readable(run):
-                    yield Phrase(" ".join(run), start + first, start + first + length)
-        start += len(tokens)
+def _clauses(text: str) -> Iterator[list[str]]:
+    return (_words(clause) for clause in _CLAUSES.split(text))
 
 
-def _readable(run: list[str]) -> bool:
-    inner = [word for word in run[1:-1] if word in _STOP_WORDS]
-    edges = {run[0], run[-1]}
-    return not edges & _STOP_WORDS and inner in ([], ["of"]) and max(map(len, edges)) > 2
+def _runs(clause: list[str]) -> Iterator[list[str]]:
+    return (run for start in range(len(clause)) for run in _runs_from(clause, start))
+
+
+def _runs_from(clause: list[str], start: int) -> Iterator[list[str]]:
+    """Yield the readable runs of words from a position, the longest first."""
+    for length in range(min(LONGEST_PHRASE, len(clause) - start), 0, -1):
+        run = clause[start : start + length]
+        inner = [word for word in run[1:-1] if word in _STOP_WORDS]
+        if _STOP_WORDS.isdisjoint((run[0], run[-1])) and inner in ([], ["of"]) and len(run[0]) > 2:
+            yield run
 
 
 class ExtractiveBackend:
     """Writes profiles and references from salient phrases; offline, deterministic, no model.
 
+    Documents given together are compared with each other, so one call should have all of them.
+
     Args:
-        corpus: The texts against which salience is measured; pass training texts only.
-        domain: book | business: the nouns of the sentences and what describes an item.
-        max_words: No text is longer than this many words, where its frame alone is not.
+        domain: book | business: the nouns of the sentences, and whether reviews describe an item.
+        max_words: Terms are dropped while a text is longer than this many words and has more than one.
 
     Raises:
         ConfigError: The domain is unknown.
     """
 
-    def __init__(self, corpus: Sequence[str], domain: str, max_words: int):
+    def __init__(self, domain: str, max_words: int):
         if domain not in _NOUNS:
             raise ConfigError(f"domain {domain!r} is not one of {', '.join(_NOUNS)}")
-        self.domain = domain
-        self.max_words = max_words
-        self.noun, self.nouns, self.people, self.verb = _NOUNS[domain]
-        self._idf = _document_weights(corpus)
-
-    def item_profile(self, item: ItemText) -> str:
-        """Summarise what kind of people would enjoy an item."""
-        frame = f"{self.people} who enjoy {{terms}} would like this {self.noun}."
-        of_domain = {"book": [item.description], "business": [item.categories, *item.reviews]}
-        texts = [text or "" for text in of_domain[self.domain]]
-        return self._fill(frame, texts, ITEM_TERMS, item.title)
-
-    def user_profile(self, user: UserText) -> str:
-        """Summarise what a user tends to enjoy, from the profiles and reviews of items of the history."""
-        frame = f"This user tends to enjoy {self.nouns} that offer {{terms}}."
-        texts = [text or "" for entry in user.entries for text in (entry.item_profile, entry.review)]
-        return self._fill(frame, texts, USER_TERMS)
-
-    def reference(self, review: ReviewText) -> str:
-        """Explain an interaction from its review."""
-        frame = f"The user would {self.verb} the {self.noun} because it offers {{terms}}."
-        return self._fill(frame, [review.review], REFERENCE_TERMS)
+        self._domain = domain
+        self._max_words = max_words
+        self._noun, self._nouns, self._people, self._verb = _NOUNS[domain]
 
     def item_profiles(self, items: Sequence[ItemText]) -> list[str]:
-        """Return `item_profile` of each."""
-        return [self.item_profile(item) for item in items]
+        """Summarise what kind of people would enjoy each item."""
+        documents = [_join(self._describe(item)) for item in items]
+        frame = f"{self._people} who enjoy {{terms}} would like this {self._noun}."
+        return self._fill(frame, documents, [item.title for item in items])
 
     def user_profiles(self, users: Sequence[UserText]) -> list[str]:
-        """Return `user_profile` of each."""
-        return [self.user_profile(user) for user in users]
+        """Summarise what each user tends to enjoy, from the profiles and reviews of items of the history."""
+        documents = [_join(t for e in user.entries for t in (e.item_profile, e.review)) for user in users]
+        frame = f"This user tends to enjoy {self._nouns} that offer {{terms}}."
+        return self._fill(frame, documents, [""] * len(users))
 
     def references(self, reviews: Sequence[ReviewText]) -> list[str]:
-        """Return `reference` of each."""
-        return [self.reference(review) for review in reviews]
+        """Explain each interaction from its review."""
+        frame = f"The user would {self._verb} the {self._noun} because it offers {{terms}}."
+        return self._fill(frame, [review.review for review in reviews], [""] * len(reviews))
 
-    def _fill(self, frame: str, texts: list[str], count: int, title: str = "") -> str:
-        # Texts are joined by a full stop, so that no phrase spans two of them.
-        terms = self.salient_phrases(". ".join(texts), count, title)
-        while len(terms) > 1 and len(frame.format(terms=_listed(terms)).split()) > self.max_words:
-            terms = terms[:-1]
-        return frame.format(terms=_listed(terms or [f"{self.nouns} of this kind"]))
+    def _describe(self, item: ItemText) -> list[str | None]:
+        if self._domain == "book":
+            return [item.description]
+        return [item.description, item.categories, *item.reviews]
 
-    def salient_phrases(self, text: str, count: int, title: str = "") -> list[str]:
-        """Return the `count` most salient phrases of a text that share no word, in order of appearance.
-
-        Args:
-            text: The text.
-            count: At most this many phrases.
-            title: Phrases made of this title's words alone are left out: they tell nothing new.
-        """
-        known = {word.lower() for word in _WORD.findall(title)}
-        places: dict[str, int] = {}
-        counts: Counter[str] = Counter()
-        for phrase in _phrases(text):
-            if not known.issuperset(phrase.text.split()):
-                places.setdefault(phrase.text, phrase.start)
-                counts[phrase.text] += 1
-        salience = {phrase: times * self._idf.get(phrase, 0.0) for phrase, times in counts.items()}
-        ranked = sorted(counts, key=lambda p: (-salience[p], -len(p.split()), places[p]))
-        chosen: list[str] = []
-        used: set[str] = set()
-        for phrase in ranked:
-            if len(chosen) == count:
-                break
-            if used.isdisjoint(phrase.split()):
-                chosen.append(phrase)
-                used.update(phrase.split())
-        return sorted(chosen, key=lambda phrase: (places[phrase], phrase))
+    def _fill(self, frame: str, documents: list[str], titles: list[str]) -> list[str]:
+        model = PhraseModel(documents)
+        texts = []
+        for document, title in zip(documents, titles, strict=True):
+            terms = model.salient_phrases(document, title) or [f"{self._nouns} of this kind"]
+            while len(terms) > 1 and len(frame.format(terms=_listed(terms)).split()) > self._max_words:
+                terms = terms[:-1]
+            texts.append(frame.format(terms=_listed(terms)))
+        return texts
 
 
-def _document_weights(corpus: Sequence[str]) -> dict[str, float]:
-    """Return ln((1 + n) / (1 + df)) + 1 of each phrase of the corpus: scikit-learn's smoothed idf."""
-    stride = -(-len(corpus) // CORPUS_DOCUMENTS) or 1
-    documents = corpus[::stride]
-    frequencies: Counter[str] = Counter()
-    for text in documents:
-        frequencies.update(set(candidate_phrases(text)))
-    return {
-        phrase: math.log((1 + len(documents)) / (1 + frequency)) + 1
-        for phrase, frequency in frequencies.items()
-        if frequency >= LEAST_DOCUMENTS
-    }
+def _join(texts: Iterable[str | None]) -> str:
+    # A full stop between them, so that no phrase spans two texts.
+    return ". ".join(text for text in texts if text)
 
 
 def _listed(terms: list[str]) -> str:

@@ -1,0 +1,234 @@
+"""Scoring of files: the kinds of files, the stages of the workflow, and what is said about bad input."""
+
+import json
+import pickle
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.io import read_json, write_json, write_table
+from xrec_repro.metrics.score import format_scores, merge_scores, read_texts, score_explanations, score_files
+
+TEXTS = ["a good book", "", "naïve – café | x"]
+CONFIG = {"use": ["usr"], "usr": {}}
+
+
+def put(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def explanations(path: Path, predictions: list[str | None], ids: list[str] | None = None) -> Path:
+    rows = [
+        {
+            "example_id": ids[i] if ids else f"e{i}",
+            "user_id": "u",
+            "item_id": "i",
+            "reference": "r",
+            "prediction": prediction,
+            "prompt_tokens": 1,
+            "new_tokens": 1,
+            "finish_reason": "eos",
+        }
+        for i, prediction in enumerate(predictions)
+    ]
+    write_table(path, rows, EXPLANATIONS)
+    return path
+
+
+def part(folder: Path, name: str, values: dict[str, float]) -> tuple[Path, Path]:
+    scores, stated = folder / f"{name}.parquet", folder / f"{name}.json"
+    folder.mkdir(exist_ok=True)
+    pq.write_table(pa.table({"example_id": list(values), name: list(values.values())}), scores)
+    write_json(stated, {name: {"mean": 0.5, "std": None, "n": len(values), "signature": f"{name}|v:1"}})
+    return scores, stated
+
+
+def test_txt_has_one_text_a_line_and_keeps_empty_ones(tmp_path):
+    assert read_texts(put(tmp_path / "p.txt", "\n".join(TEXTS) + "\n")) == TEXTS
+    (tmp_path / "w.txt").write_bytes(b"a\r\nb\rc\r\n")
+    assert read_texts(tmp_path / "w.txt") == ["a", "b\rc"]
+
+
+@pytest.mark.parametrize("key", ["prediction", "reference", "text", None])
+def test_jsonl_holds_objects_or_strings(tmp_path, key):
+    lines = [json.dumps(text if key is None else {"id": 1, key: text}) for text in TEXTS]
+    assert read_texts(put(tmp_path / "p.jsonl", "\n".join(lines) + "\n\n")) == TEXTS
+
+
+def test_the_role_decides_where_a_row_has_both(tmp_path):
+    jsonl = put(tmp_path / "p.jsonl", '{"reference": "r", "prediction": "p"}\n')
+    pq.write_table(pa.table({"reference": ["r"], "prediction": ["p"]}), tmp_path / "p.parquet")
+    for path in (jsonl, tmp_path / "p.parquet"):
+        assert read_texts(path) == read_texts(path, "prediction") == ["p"]
+        assert read_texts(path, "reference") == ["r"]
+
+
+def test_a_column_of_the_other_role_is_not_taken(tmp_path):
+    pq.write_table(pa.table({"prediction": ["p"]}), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"p\.parquet: has none of reference, text \(found: prediction\)"):
+        read_texts(tmp_path / "p.parquet", "reference")
+
+
+def test_pickle_may_hold_a_list(tmp_path):
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(TEXTS))
+    assert read_texts(tmp_path / "p.pkl") == TEXTS
+
+
+def test_released_frame_gives_its_explanations(shared):
+    folder = shared / "data" / "xrec" / "amazon"
+    frame, references = read_texts(folder / "tst.pkl", "reference"), read_texts(folder / "tst_ref.pkl", "reference")
+    assert sorted(frame) == sorted(references)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.txt", b"", "the file is empty"),
+        ("p.txt", b"\xff\xfe", "not UTF-8 at byte 0; convert it"),
+        ("p.csv", b"a", r"unknown kind of file '\.csv'; give a \.txt"),
+        ("p.jsonl", b'"a"\n{', "line 2 is not JSON"),
+        ("p.jsonl", b'{"explanation": "a"}', r"line 1: has none of prediction, reference, text .*found: explanation"),
+        ("p.jsonl", b'"a"\n{"text": 3}', "row 2 is int, not a text"),
+        ("p.jsonl", b"\n\n", "there is no text in it"),
+        ("p.parquet", b"PAR1", "not a whole Parquet file"),
+        ("p.pkl", pickle.dumps({"a": 1}), "holds dict; a list of texts"),
+        ("p.pkl", pickle.dumps([]), "there is no text in it"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message) as caught:
+        read_texts(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"absent\.txt: no such file; give a"):
+        read_texts(tmp_path / "absent.txt")
+
+
+def test_null_text_in_a_column_is_named(tmp_path):
+    pq.write_table(pa.table({"text": ["a", None]}), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match="row 2 is NoneType, not a text"):
+        read_texts(tmp_path / "p.parquet")
+
+
+def test_score_files_gives_mean_std_n_and_signature(tmp_path):
+    predictions, references = put(tmp_path / "p.txt", "a\na\nb\nc\n"), put(tmp_path / "r.txt", "x\nx\nx\nx\n")
+    assert score_files(predictions, references, ["usr"], CONFIG, "cpu") == {
+        "usr": {"mean": 0.75, "std": None, "n": 4, "signature": "usr|tokens:whitespace|v:1"}
+    }
+
+
+def test_score_files_takes_both_columns_from_one_file(tmp_path):
+    path = explanations(tmp_path / "e.parquet", ["a", "a"])
+    assert score_files(path, path, ["usr"], CONFIG)["usr"]["mean"] == 0.5
+
+
+def test_score_files_of_different_lengths_names_both(tmp_path):
+    predictions, references = put(tmp_path / "p.txt", "a\nb\n"), put(tmp_path / "r.txt", "x\n")
+    with pytest.raises(DataError, match=r"p\.txt has 2 texts but .*r\.txt has 1; give one reference for each"):
+        score_files(predictions, references, ["usr"], CONFIG)
+
+
+def test_unknown_metric_is_refused_before_any_file_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="'rouge' is not a metric; known are"):
+        score_files(tmp_path / "absent.txt", tmp_path / "absent.txt", ["rouge"], CONFIG)
+    with pytest.raises(ConfigError, match="none chosen"):
+        score_files(tmp_path / "absent.txt", tmp_path / "absent.txt", [], CONFIG)
+
+
+def test_released_predictions_score_with_minilm(shared, tmp_path):
+    folder = shared / "data" / "xrec" / "yelp"
+    files = []
+    for role, short in (("prediction", "pred"), ("reference", "ref")):
+        texts = read_texts(folder / f"tst_{short}.pkl", role)[:12]
+        files.append(put(tmp_path / f"{role}.jsonl", "\n".join(map(json.dumps, texts))))
+    bertscore = {"model": "minilm", "revision": None, "layer": 6, "idf": False, "rescale": False, "batch_size": 8}
+    result = score_files(*files, ["bertscore", "usr"], {"usr": {}, "bertscore": bertscore}, "cpu")
+    assert list(result) == ["bertscore_p", "bertscore_r", "bertscore_f1", "usr"]
+    assert 0.4 < result["bertscore_f1"]["mean"] < 0.8
+    assert result["bertscore_f1"]["n"] == 12
+
+
+def test_a_stage_writes_its_columns_unrounded(tmp_path):
+    path = explanations(tmp_path / "e.parquet", ["a", "b", "a"], ["x", "y", "z"])
+    score_explanations(path, "usr", {}, tmp_path / "s.parquet", tmp_path / "s.json", "cpu")
+    table = pq.read_table(tmp_path / "s.parquet")
+    assert table.to_pydict() == {"example_id": ["x", "y", "z"], "usr": [1.0, 1.0, 0.0]}
+    assert table.schema.field("usr").type == pa.float64()
+    assert read_json(tmp_path / "s.json")["usr"]["mean"] == pytest.approx(2 / 3, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("predictions", "ids", "message"),
+    [
+        ([], None, "there is no explanation in it"),
+        (["a", None], None, r"row 2 \(example e1\) has no prediction"),
+        (["a", "b"], ["x", "x"], "example x occurs twice"),
+    ],
+)
+def test_explanations_that_cannot_be_scored_are_refused(tmp_path, predictions, ids, message):
+    path = explanations(tmp_path / "e.parquet", predictions, ids)
+    with pytest.raises(DataError, match=message):
+        score_explanations(path, "usr", {}, tmp_path / "s.parquet", tmp_path / "s.json")
+    assert not (tmp_path / "s.parquet").exists()
+
+
+def test_explanations_without_a_column_are_refused(tmp_path):
+    pq.write_table(pa.table({"example_id": ["x"], "prediction": ["a"]}), tmp_path / "e.parquet")
+    with pytest.raises(DataError, match="column 'reference' is missing"):
+        score_explanations(tmp_path / "e.parquet", "usr", {}, tmp_path / "s.parquet", tmp_path / "s.json")
+
+
+def test_merge_joins_on_the_example_not_on_the_row(tmp_path):
+    parts = [part(tmp_path, "one", {"x": 1.0, "y": 2.0}), part(tmp_path, "two", {"y": 20.0, "x": 10.0})]
+    merge_scores(parts, tmp_path / "scores.parquet", tmp_path / "summary.json")
+    merged = pq.read_table(tmp_path / "scores.parquet").to_pydict()
+    assert merged == {"example_id": ["x", "y"], "one": [1.0, 2.0], "two": [10.0, 20.0]}
+    summary = read_json(tmp_path / "summary.json")
+    assert list(summary) == ["one", "two"]
+    assert summary["two"]["signature"] == "two|v:1"
+
+
+def test_merge_refuses_other_examples(tmp_path):
+    parts = [part(tmp_path, "one", {"x": 1.0, "y": 2.0}), part(tmp_path, "two", {"x": 1.0})]
+    with pytest.raises(DataError, match=r"two\.parquet: not of the same examples as .*one\.parquet \(y is in one"):
+        merge_scores(parts, tmp_path / "scores.parquet", tmp_path / "summary.json")
+
+
+def test_merge_refuses_the_same_column_twice(tmp_path):
+    parts = [part(tmp_path, "one", {"x": 1.0}), part(tmp_path / "again", "one", {"x": 1.0})]
+    with pytest.raises(DataError, match="column 'one' comes from another metric too"):
+        merge_scores(parts, tmp_path / "scores.parquet", tmp_path / "summary.json")
+
+
+def test_merge_refuses_a_summary_of_other_scores(tmp_path):
+    one, two = part(tmp_path, "one", {"x": 1.0}), part(tmp_path, "two", {"x": 1.0})
+    with pytest.raises(DataError, match=r"two\.json: its metrics are not the columns of .*one\.parquet"):
+        merge_scores([(one[0], two[1])], tmp_path / "scores.parquet", tmp_path / "summary.json")
+
+
+def test_merge_needs_a_part_and_its_files(tmp_path):
+    with pytest.raises(DataError, match="no metric to merge"):
+        merge_scores([], tmp_path / "scores.parquet", tmp_path / "summary.json")
+    with pytest.raises(DataError, match=r"absent\.parquet: no such file; score the metric first"):
+        merge_scores([(tmp_path / "absent.parquet", "x.json")], tmp_path / "s.parquet", tmp_path / "s.json")
+
+
+def test_format_aligns_and_prints_no_std_where_there_is_none():
+    result = {
+        "bertscore_f1": {"mean": -0.51239, "std": 0.1, "n": 30, "signature": "bertscore|v:1"},
+        "usr": {"mean": 1.0, "std": None, "n": 3000, "signature": "usr|v:1"},
+    }
+    assert format_scores(result).split("\n") == [
+        "bertscore_f1  -0.5124  (std 0.1000, n 30)  bertscore|v:1",
+        "usr            1.0000  (std -, n 3000)     usr|v:1",
+    ]
+    assert format_scores({}) == ""
