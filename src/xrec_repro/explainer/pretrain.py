@@ -1,13 +1,15 @@
 """A small Llama for machines without a model hub: byte-level BPE and pretraining on train-split text alone.
 
 It stands in for an instruction-tuned model, so it must have seen prompts of the kind it will get. Its documents are
-the prompts of the train examples, with and without profiles, followed by the explanation, in the two places where
-the two templates put it. The reserved tokens are no part of them: as with a downloaded model, they are new to it.
+the prompts of the train examples with their explanation: with and without profiles, and the explanation in the two
+places where the two templates put it. An epoch shows each example in one of these four forms, the next epoch in the
+next. The reserved tokens are no part of them: as with a downloaded model, they are new to it.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +29,13 @@ log = logging.getLogger("xrec_repro")
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 
 
-def pretraining_texts(examples: Sequence[Example], domain: str) -> list[str]:
-    """Write the documents: for each example two prompts (with and without profiles) x two templates."""
-    texts = []
-    for example in examples:
-        for version in (example, replace(example, user_profile=None, item_profile=None)):
-            texts += [_without_reserved(prompt_text(version, domain, t, train=True)) for t in ("code", "fixed")]
-    return texts
+def pretraining_texts(example: Example, domain: str) -> list[str]:
+    """Write the four forms of an example: with and without profiles, each in both templates."""
+    bare = replace(example, user_profile=None, item_profile=None)
+    return [
+        _without_reserved(prompt_text(version, domain, template, train=True))
+        for version, template in product((example, bare), ("code", "fixed"))
+    ]
 
 
 def _without_reserved(text: str) -> str:
@@ -80,13 +82,13 @@ def pretrain(examples: Sequence[Example], domain: str, settings: dict[str, Any],
     """
     if not examples:
         raise DataError("pretraining: the train split has no examples with texts; check split.ratios")
-    texts = pretraining_texts(examples, domain)
-    tokenizer = train_tokenizer(texts, settings["vocabulary"], settings["context"])
-    documents = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]]
-    longest = max(map(len, documents))
+    forms = [pretraining_texts(example, domain) for example in examples]
+    tokenizer = train_tokenizer([texts[0] for texts in forms], settings["vocabulary"], settings["context"])
+    documents = [[[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]] for texts in forms]
+    longest = max(len(form) for forms in documents for form in forms)
     if longest > settings["context"]:
         raise ModelError(
-            f"pretraining: the longest prompt has {longest} tokens; raise llm.scratch.context, now {settings['context']}"
+            f"pretraining: the longest text has {longest} tokens; raise llm.scratch.context, now {settings['context']}"
         )
     set_seed(derive_seed(settings["seed"], "pretraining") % 2**32)
     model = LlamaForCausalLM(_llama(settings, tokenizer))
@@ -95,8 +97,8 @@ def pretrain(examples: Sequence[Example], domain: str, settings: dict[str, Any],
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     parameters = sum(p.numel() for p in model.parameters())
-    log.info("pretrained %d parameters on %d documents, loss %.3f", parameters, len(documents), losses[-1])
-    return {"parameters": parameters, "documents": len(documents), "longest": longest, "epoch_losses": losses}
+    log.info("pretrained %d parameters on %d examples, loss %.3f", parameters, len(documents), losses[-1])
+    return {"parameters": parameters, "examples": len(documents), "longest": longest, "epoch_losses": losses}
 
 
 def _llama(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
@@ -114,8 +116,11 @@ def _llama(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Llam
     )
 
 
-def _train(model: LlamaForCausalLM, documents: Sequence[list[int]], settings: dict[str, Any]) -> list[float]:
-    epochs = [list(_batches(documents, settings, epoch)) for epoch in range(settings["epochs"])]
+def _train(model: LlamaForCausalLM, documents: Sequence[Sequence[list[int]]], settings: dict[str, Any]) -> list[float]:
+    epochs = []
+    for epoch in range(settings["epochs"]):
+        shown = [forms[(i + epoch) % len(forms)] for i, forms in enumerate(documents)]
+        epochs.append([[shown[i] for i in batch] for batch in _batches(shown, settings, epoch)])
     steps = [(epoch, rows) for epoch, batches in enumerate(epochs) for rows in batches]
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -124,7 +129,7 @@ def _train(model: LlamaForCausalLM, documents: Sequence[list[int]], settings: di
     totals = [[0.0, 0] for _ in epochs]
     model.train()
     for epoch, rows in track(steps, "pretraining"):
-        loss, tokens = _loss(model, [documents[i] for i in rows])
+        loss, tokens = _loss(model, rows)
         if not torch.isfinite(loss):
             raise ModelError("pretraining: the loss is not finite; lower llm.scratch.learning_rate")
         optimizer.zero_grad(set_to_none=True)

@@ -119,8 +119,7 @@ def make_table1(
         caption_notes: More notes to print under the table.
 
     Raises:
-        DataError: There is no entry, two entries are the same run, a summary is malformed, a column would mix
-            signatures, or a published name is unknown.
+        DataError: No entry, one given twice, a malformed summary, mixed signatures, or an unknown name.
     """
     if not entries:
         raise DataError(f"{out_csv}: there is nothing to print; name an experiment in run.experiments")

@@ -1,0 +1,90 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer.tuning import example_losses, held_out_losses, tune
+
+SETTINGS = {"epochs": 2, "batch_size": 3, "learning_rate": 1e-2, "max_examples": None, "checkpoint_every": 2}
+
+
+class Killed(BaseException):
+    """Stands in for a kill: nothing in the library catches it."""
+
+
+def parameters(explainer):
+    return {name: p.detach().clone() for name, p in explainer.adapters.named_parameters()}
+
+
+@pytest.mark.parametrize(("template", "shape", "form"), [("code", "llama2", "output"), ("fixed", "qwen2", "input")])
+def test_a_batch_gives_the_mean_of_its_examples_losses_and_gradients(explainer, examples, template, shape, form):
+    made = explainer(shape, form, template)
+    encoded = [made.encoder.train(e) for e in examples]
+    together = example_losses(made, examples, encoded)
+    together.mean().backward()
+    gradient = made.adapters.user.weight.grad.clone()
+    made.adapters.zero_grad()
+    alone = torch.cat([example_losses(made, [e], [x]) for e, x in zip(examples, encoded, strict=True)])
+    alone.mean().backward()
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, made.adapters.user.weight.grad, atol=1e-6, rtol=1e-4)
+
+
+def test_loss_is_that_of_full_logits(explainer, examples):
+    made = explainer()
+    encoded = made.encoder.train(examples[0])
+    ids = torch.tensor([encoded.ids])
+    with (
+        torch.no_grad(),
+        made.injector.prompt(made.adapt(examples[:1]), torch.tensor([encoded.positions]), ids.shape[1]),
+    ):
+        want = made.llm.model(input_ids=ids, labels=torch.tensor([encoded.labels])).loss
+    assert held_out_losses(made, examples[:1], 4)[0] == pytest.approx(want.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("kill_after", [1, 3, 4, 5])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, explainer, examples, kill_after):
+    whole = explainer()
+    want = tune(whole, examples, SETTINGS, 1, tmp_path / "a")
+
+    def kill(step):
+        if step == kill_after:
+            raise Killed
+
+    with pytest.raises(Killed):
+        tune(explainer(), examples, SETTINGS, 1, tmp_path / "b", after_step=kill)
+    resumed = explainer()
+    steps = []
+    assert tune(resumed, examples, SETTINGS, 1, tmp_path / "b", after_step=steps.append) == want
+    assert len(steps) == 6 - kill_after // 2 * 2
+    for name, value in parameters(whole).items():
+        assert torch.equal(value, parameters(resumed)[name]), name
+
+
+def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_resumed(tmp_path, explainer, examples):
+    tune(explainer(), examples, SETTINGS, 1, tmp_path / "c", fingerprint="old")
+    steps = []
+    want = tune(explainer(), examples, SETTINGS, 1, tmp_path / "c", fingerprint="new", after_step=steps.append)
+    assert len(steps) == 6
+    checkpoint = tmp_path / "c"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:300])
+    assert tune(explainer(), examples, SETTINGS, 1, checkpoint, fingerprint="new") == want
+
+
+def test_tuning_lowers_the_loss(tmp_path, explainer, examples):
+    made = explainer(dropout=0.0)
+    before = sum(held_out_losses(made, examples, 4))
+    tune(made, examples, SETTINGS | {"epochs": 20}, 1, tmp_path / "c")
+    assert sum(held_out_losses(made, examples, 4)) < 0.95 * before
+
+
+def test_errors_name_the_place(tmp_path, explainer, examples):
+    made = explainer()
+    with pytest.raises(DataError, match="train split has no examples"):
+        tune(made, [], SETTINGS, 1, tmp_path / "c")
+    stray = replace(examples[0], user=99)
+    with pytest.raises(DataError, match="example e0: user 99 is out of range, the recommender knows 7 users"):
+        tune(made, [stray], SETTINGS, 1, tmp_path / "c")
+    with pytest.raises(ModelError, match="the loss of step 2 is"):
+        tune(made, examples, SETTINGS | {"learning_rate": 1e30}, 1, tmp_path / "c")
