@@ -28,10 +28,10 @@ ASPECT_NAMES = tuple(forms[0] for forms in words.ASPECTS)
 # Relative chance that an entity draws an aspect of its main cluster, its second one, or any other.
 CLUSTER_WEIGHTS = (1.0, 0.4, 0.03)
 SECOND_CLUSTER_SHARE = 0.7
-# What the first and the last of a user's ranked aspects count, in tenths, so that sums are exact.
+# What the first and the last of an entity's ranked aspects count, in tenths, so that sums are exact.
 STRONGEST, WEAKEST = 14, 6
-# Log-odds an average shared aspect adds to an interaction: each multiplies its weight by about 5.
-STEEPNESS = 1.6
+# What a shared aspect of average strengths adds to the log-weight of an interaction: a factor of nine.
+STEEPNESS = 2.2
 POPULARITY_SPREAD = 0.4
 LOW_RATING_SHARE = 0.07
 TEXTLESS_SHARE = 0.02
@@ -47,7 +47,7 @@ class World:
 
     Attributes:
         user_aspects: (users, aspects_per_entity) int, each user's aspects from the strongest to the weakest.
-        item_aspects: (items, aspects_per_entity) int, each item's aspects.
+        item_aspects: (items, aspects_per_entity) int, each item's aspects, likewise.
         shown: (items, shown_aspects) int, those that the item's description names.
         user_ids: Amazon-like reviewer ids.
         item_ids: Amazon-like product ids.
@@ -67,14 +67,11 @@ class World:
         A shared aspect is as strong as its strengths for the user and for the item multiplied; of equal ones
         the user's stronger one comes first.
         """
-        import os
-        mode=os.environ.get("RULE","product")
         strength = _strengths(self.user_aspects.shape[1]).tolist()
         of_item = dict(zip(self.item_aspects[item].tolist(), strength, strict=True))
         of_user = dict(zip(self.user_aspects[user].tolist(), strength, strict=True))
         shared = [aspect for aspect in of_user if aspect in of_item]
-        key={"product":lambda a:-of_user[a]*of_item[a],"item":lambda a:-of_item[a],"user":lambda a:-of_user[a]}[mode]
-        return sorted(shared, key=key)
+        return sorted(shared, key=lambda aspect: -of_user[aspect] * of_item[aspect])
 
 
 def _strengths(count: int) -> np.ndarray:
@@ -164,8 +161,6 @@ def make_world(settings: dict[str, Any]) -> World:
     seed, users, items = settings["seed"], settings["users"], settings["items"]
     item_aspects = _draw_aspects(settings, items, "items")
     order = numpy_rng(seed, "glassbox", "shown").random(item_aspects.shape).argsort(axis=1)
-    import os
-    if os.environ.get("SHOWN")=="weak": order=np.tile(np.arange(item_aspects.shape[1])[::-1],(items,1))
     shown = np.take_along_axis(item_aspects, order[:, : settings["shown_aspects"]], axis=1)
     ids = numpy_rng(seed, "glassbox", "ids")
     titles = _all_titles()

@@ -90,14 +90,14 @@ def build_profiles(
     first: a user's profile is written from those of some items of the history and the user's reviews of them.
 
     Args:
-        core_interactions: Parquet under CORE_INTERACTIONS.
-        core_items: Parquet under CORE_ITEMS.
-        graph: Parquet under GRAPH.
+        core_interactions: CORE_INTERACTIONS.
+        core_items: CORE_ITEMS.
+        graph: GRAPH.
         settings: Section `profiles` of the configuration.
         domain: book | business. Books are described by title and description, businesses also by reviews.
         out_users: Where to write USER_PROFILES.
         out_items: Where to write ITEM_PROFILES.
-        published_texts: Parquet under RELEASED_TEXTS, for the backend `published`.
+        published_texts: RELEASED_TEXTS, for the backend `published`.
         chat: The writer of the backend `chat`.
 
     Returns:
@@ -114,22 +114,21 @@ def build_profiles(
     history = _train_history(interactions, graph, len(users), len(items))
     context = _Context(users, items, history, settings, domain, published_texts, chat)
     item_texts, user_texts, extra = write(context)
-    neutral_item = NEUTRAL_ITEM.format(noun=domain)
-    item_rows = [text or neutral_item for text in item_texts]
+    item_rows = [text or NEUTRAL_ITEM.format(noun=domain) for text in item_texts]
     user_rows = [text or NEUTRAL_USER for text in user_texts]
     write_table(out_items, {"item": range(len(items)), "profile": item_rows}, ITEM_PROFILES)
     write_table(out_users, {"user": range(len(users)), "profile": user_rows}, USER_PROFILES)
-    return {
-        "backend": settings["backend"],
-        "users": len(users),
-        "items": len(items),
-        "cold_users": len(users) - history["user"].nunique(),
-        "neutral_users": sum(not text for text in user_texts),
-        "neutral_items": sum(not text for text in item_texts),
-        "mean_words_users": _mean_words(user_rows),
-        "mean_words_items": _mean_words(item_rows),
-        **extra,
-    }
+    cold = len(users) - history["user"].nunique()
+    return {"backend": settings["backend"], "cold_users": cold, **_count(user_texts, item_texts), **extra}
+
+
+def _count(user_texts: Texts, item_texts: Texts) -> dict[str, Any]:
+    counts: dict[str, Any] = {}
+    for kind, texts in (("users", user_texts), ("items", item_texts)):
+        written = [text for text in texts if text]
+        counts |= {kind: len(texts), f"neutral_{kind}": len(texts) - len(written)}
+        counts[f"mean_words_{kind}"] = _mean_words(written)
+    return counts
 
 
 def build_references(
@@ -146,13 +145,13 @@ def build_references(
     """Write the reference explanation of every pair that has one.
 
     Args:
-        core_interactions: Parquet under CORE_INTERACTIONS: the reviews.
-        core_items: Parquet under CORE_ITEMS: the titles.
-        texts: Parquet under TEXTS: the pairs.
+        core_interactions: CORE_INTERACTIONS: the reviews.
+        core_items: CORE_ITEMS: the titles.
+        texts: TEXTS: the pairs.
         settings: Section `profiles` of the configuration.
         domain: book | business.
         out_references: Where to write REFERENCES, in the order of `texts`.
-        published_texts: Parquet under RELEASED_TEXTS, for `references: published`.
+        published_texts: RELEASED_TEXTS, for `references: published`.
         chat: The writer of `references: chat`.
 
     Returns:
@@ -176,18 +175,12 @@ def build_references(
             f"{texts}: none of {len(pairs)} pairs has a reference explanation with profiles.references: "
             f"{settings['references']}; choose another way or other texts"
         )
-    written = [references[row] for row in kept]
-    titles = items["title"].fillna("").iloc[pairs["item"].iloc[kept]].tolist()
-    rows = {"example_id": pairs["example_id"].iloc[kept], "title": titles, "reference": written}
+    written, pairs_kept = [references[row] for row in kept], pairs.iloc[kept]
+    titles = items["title"].fillna("").iloc[pairs_kept["item"]].tolist()
+    rows = {"example_id": pairs_kept["example_id"], "title": titles, "reference": written}
     write_table(out_references, rows, REFERENCES)
-    return {
-        "backend": settings["references"],
-        "references": len(kept),
-        "dropped": len(pairs) - len(kept),
-        "without_title": titles.count(""),
-        "mean_words": _mean_words(written),
-        **extra,
-    }
+    counts = {"references": len(kept), "dropped": len(pairs) - len(kept), "without_title": titles.count("")}
+    return {"backend": settings["references"], **counts, "mean_words": _mean_words(written), **extra}
 
 
 # --- Backends -----------------------------------------------------------------------------------------------
@@ -289,7 +282,7 @@ def _chat(context: _Context) -> ProfileBackend:
 def _item_texts(context: _Context) -> list[ItemText]:
     """Return what is known of each item; reviews are drawn by an item's own stream."""
     count = context.settings["reviews_per_item"] if context.domain == "business" else 0
-    reviews = context.history["review"].map(_text).to_numpy(dtype=object)
+    reviews = _text_array(context.history["review"])
     has_text = np.flatnonzero([text is not None for text in reviews])
     groups = _groups(context.history["item"].to_numpy()[has_text], len(context.items))
     records = []
@@ -303,9 +296,9 @@ def _item_texts(context: _Context) -> list[ItemText]:
 
 def _user_texts(context: _Context, item_profiles: list[str]) -> list[UserText]:
     """Return a sample of each user's training history; it is drawn by the user's own stream."""
-    titles = context.items["title"].map(_text).to_numpy(dtype=object)
+    titles = _text_array(context.items["title"])
     item = context.history["item"].to_numpy()
-    reviews = context.history["review"].map(_text).to_numpy(dtype=object)
+    reviews = _text_array(context.history["review"])
     ratings = context.history["rating"].to_numpy()
     settings = context.settings
 
@@ -387,6 +380,11 @@ def _check_domain(domain: str) -> None:
 def _text(value: Any) -> str | None:
     """Return stripped text, or None for what is missing or empty."""
     return (value.strip() or None) if isinstance(value, str) else None
+
+
+def _text_array(column: pd.Series) -> np.ndarray:
+    # Not Series.map: a string column would turn None into NaN.
+    return np.array([*map(_text, column), None], dtype=object)[:-1]
 
 
 def _mean_words(texts: Sequence[str]) -> float:
