@@ -12,7 +12,7 @@ from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
-from xrec_repro.explainer.prompts import Encoded, Example
+from xrec_repro.explainer.prompts import Example
 from xrec_repro.explainer.tuning import Explainer
 from xrec_repro.io import write_table
 from xrec_repro.progress import track
@@ -55,8 +55,9 @@ def generate(
     if not examples:
         raise DataError("generation: the test split has no examples with texts; check split.ratios and split.max_texts")
     explainer.adapters.eval()
-    encoded = {e.example_id: explainer.encoder.test(e, settings["max_new_tokens"]) for e in examples}
-    by_length = sorted(examples, key=lambda e: (len(encoded[e.example_id].ids), e.example_id))
+    # Encoding all of them first also finds a prompt that is too long before hours of work.
+    lengths = {e.example_id: len(explainer.encoder.test(e, settings["max_new_tokens"]).ids) for e in examples}
+    by_length = sorted(examples, key=lambda e: (lengths[e.example_id], e.example_id))
     size = settings["batch_size"]
     batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
     done = _read_partial(partial, fingerprint)
@@ -64,7 +65,7 @@ def generate(
         for batch in track(batches, "generation"):
             if all(example.example_id in done for example in batch):
                 continue
-            for row in _explain(explainer, batch, encoded, settings, seed):
+            for row in explain_batch(explainer, batch, settings, seed):
                 done[row["example_id"]] = row
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             stream.flush()
@@ -77,15 +78,12 @@ def generate(
     return {"explanations": len(rows), "finish_reasons": dict(sorted(reasons.items()))}
 
 
-def _explain(
-    explainer: Explainer,
-    batch: Sequence[Example],
-    encoded: dict[str, Encoded],
-    settings: dict[str, Any],
-    seed: int,
+def explain_batch(
+    explainer: Explainer, batch: Sequence[Example], settings: dict[str, Any], seed: int
 ) -> list[dict[str, Any]]:
+    """Explain a few examples in one batch; returns rows as in contract EXPLANATIONS."""
+    rows = [explainer.encoder.test(example, settings["max_new_tokens"]) for example in batch]
     tokenizer = explainer.llm.tokenizer
-    rows = [encoded[example.example_id] for example in batch]
     results = decode(
         explainer.llm.model,
         explainer.injector,

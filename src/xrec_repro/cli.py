@@ -1,0 +1,71 @@
+"""The command line `xrec-repro`: score texts of any origin, and look into a run."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from xrec_repro.config import check_config, load_config, load_schema
+from xrec_repro.errors import XRecError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, or after printing one line the exit code of the error."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.command(options)
+    except XRecError as error:
+        print(f"xrec-repro: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="xrec-repro", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    score = commands.add_parser("score", help="score predictions against references, with signatures")
+    score.add_argument("predictions", type=Path, help=".txt (one text a line), .jsonl, .parquet or released .pkl")
+    score.add_argument("references", type=Path, help="likewise, in the same order")
+    score.add_argument("--metrics", nargs="+", default=["usr"], help="names of metrics (default: usr)")
+    score.add_argument("--config", type=Path, nargs="*", default=[], help="overlays of config/config.yaml")
+    score.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    score.set_defaults(command=_score)
+    explain = commands.add_parser("explain", help="print an explanation, the profiles behind it and the true reasons")
+    explain.add_argument("--run", required=True, help="name of the run, e.g. demo")
+    explain.add_argument("--dataset", required=True)
+    explain.add_argument("--user", required=True, help="user id of the raw data")
+    explain.add_argument("--item", required=True, help="item id of the raw data")
+    explain.add_argument("--results", type=Path, default=Path("results"), help="folder of all runs (default: results)")
+    explain.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    explain.set_defaults(command=_explain)
+    return parser
+
+
+def _score(options: argparse.Namespace) -> None:
+    from xrec_repro.metrics.score import format_scores, score_files
+
+    config = load_config(ROOT / "config/config.yaml", *options.config)
+    check_config(config, load_schema(str(ROOT / "workflow/schemas/config.schema.yaml")))
+    result = score_files(options.predictions, options.references, options.metrics, config["metrics"], options.device)
+    print(format_scores(result))
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from xrec_repro.explainer.explain import explain
+    from xrec_repro.explainer.llm import pick_device
+
+    run = options.results / options.run
+    found = explain(run, options.dataset, options.user, options.item, pick_device(options.device))
+    lines = [("item", found.title), ("user profile", found.user_profile), ("item profile", found.item_profile)]
+    lines.append(("reference", found.reference))
+    lines += [(f"explanation ({name}; {origin})", text) for name, (text, origin) in found.texts.items()]
+    if found.reasons is not None:
+        lines += [("true reasons", ", ".join(found.reasons)), ("of them named", ", ".join(found.named or []))]
+    for name, text in lines:
+        print(f"{name}: {text if text is not None else '-'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

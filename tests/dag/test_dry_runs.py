@@ -1,0 +1,98 @@
+"""Dry runs of every overlay: which jobs there are, and what an edit reruns."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
+
+
+def dry_run(root: Path, folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+    command = [SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder), "--dry-run", *arguments]
+    environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def jobs(done: subprocess.CompletedProcess) -> dict[str, int]:
+    """Read the table of jobs that Snakemake prints."""
+    found = re.findall(r"^(\w+) +(\d+)$", (done.stdout + done.stderr).split("Job stats")[-1], flags=re.MULTILINE)
+    return {name: int(count) for name, count in found if name != "total"}
+
+
+SHARED_STAGES = ["filter_kcore", "split_interactions", "generate_profiles", "generate_references", "pretrain_lm"]
+
+
+def test_the_demo_runs_two_experiments_on_one_world(root, tmp_path):
+    found = jobs(dry_run(root, tmp_path, "--cores", "2"))
+    assert all(found[name] == 1 for name in [*SHARED_STAGES, "make_glassbox", "read_reviews", "train_lightgcn"])
+    assert found["tune_explainer"] == found["generate_explanations"] == found["merge_scores"] == 2
+    assert found["make_table1"] == 1
+    assert "import_release" not in found
+
+
+def test_the_released_data_need_no_reader(root, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    config = yaml.safe_load((root / "config/xrec-small.yaml").read_text())
+    for dataset in config["datasets"].values():
+        folder = tmp_path / Path(dataset["paths"]["folder"]).name
+        folder.mkdir()
+        dataset["paths"]["folder"] = str(folder)
+    overlay.write_text(yaml.safe_dump(config))
+    found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
+    assert found["import_release"] == found["train_lightgcn"] == found["pretrain_lm"] == 2
+    assert found["tune_explainer"] == 4
+    assert not {"make_glassbox", "read_reviews", "fetch_release"} & set(found)
+
+
+def test_absent_released_data_are_fetched(root, tmp_path):
+    overlay = str(root / "config/xrec-small.yaml")
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    assert jobs(dry_run(root, inside, "--cores", "2", "--configfile", overlay))["fetch_release"] == 2
+
+
+def test_the_slurm_profile_resolves_as_typed(root):
+    environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [SNAKEMAKE, "--profile", "slurm", "-n", "--nolock", "--forceall", "all"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert jobs(done)["tune_explainer"] == 2
+
+
+def test_the_slurm_profile_names_rules_that_exist(root, tmp_path):
+    """Snakemake ignores misspelt ones in silence."""
+    done = subprocess.run(
+        [SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(tmp_path), "--list-rules"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rules = set(done.stdout.split())
+    profile = yaml.safe_load((root / "profiles/slurm/config.yaml").read_text())
+    assert set(profile["set-resources"]) <= rules
+    assert "tune_explainer" in rules
+
+
+def test_a_mistake_in_the_configuration_stops_with_one_line(root, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("experiments: {no_profile: {overrides: {promt: {profiles: false}}}}")
+    done = dry_run(root, tmp_path, "--cores", "1", "--configfile", str(overlay), check=False)
+    assert done.returncode == 1
+    assert "experiments.no_profile.overrides.promt: unknown key (did you mean 'prompt'?)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("seeds", [[1], [1, 2, 3]])
+def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, seeds):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"run": {"seeds": seeds}}))
+    found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
+    assert found["train_lightgcn"] == len(seeds)
+    assert found["tune_explainer"] == found["generate_explanations"] == 2 * len(seeds)
+    assert all(found[name] == 1 for name in SHARED_STAGES)

@@ -1,0 +1,141 @@
+"""The whole workflow on a tiny world, as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from xrec_repro.cli import main
+from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.io import read_json
+
+SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
+SAME_BYTES = (
+    "paper/tables/table1.csv",
+    "paper/tables/table1.md",
+    "paper/tables/table1.tex",
+    "glassbox/xrec/seed1/adapter/adapter.safetensors",
+    "glassbox/xrec/seed1/adapter/training.parquet",
+    "glassbox/xrec/seed1/generation/explanations.parquet",
+    "glassbox/no_profile/seed1/generation/explanations.parquet",
+    "glassbox/shared/lightgcn/seed1/embeddings.safetensors",
+    "glassbox/shared/llm/model/model.safetensors",
+)
+
+
+def run(root: Path, folder: Path, *targets: str, overlays: list[Path] | None = None) -> str:
+    """Run the workflow in a folder, by default the tiny one; return what Snakemake printed."""
+    environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
+    command = [SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder), "--cores", "2"]
+    command += ["--configfile", *map(str, overlays or [root / "tests/tiny.yaml"]), "--", *targets]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    run(root, folder)
+    return folder
+
+
+@pytest.fixture
+def results(finished) -> Path:
+    return finished / "results/tiny"
+
+
+def test_table_1_has_a_row_an_experiment(results):
+    table = (results / "paper/tables/table1.md").read_text()
+    assert "| XRec | this run (demo) |" in table
+    assert "| XRec w/o profile | this run (demo) |" in table
+    assert "bertscore|model:minilm@sha256:" in table
+    assert "trained on the spot" in table
+
+
+def test_explanations_keep_their_contract(results):
+    for experiment in ("xrec", "no_profile"):
+        table = pq.read_table(results / f"glassbox/{experiment}/seed1/generation/explanations.parquet")
+        assert table.schema.equals(EXPLANATIONS)
+        texts = pq.read_table(results / "glassbox/shared/split/texts.parquet")["split"].to_pylist()
+        assert table.num_rows == texts.count("test") > 20
+        assert set(table["finish_reason"].to_pylist()) <= {"bracket", "eos", "length"}
+
+
+def test_every_job_left_its_provenance(results):
+    records = list(results.rglob("*provenance.json"))
+    rules = [read_json(path)["rule"] for path in records]
+    assert len(rules) == 19
+    assert rules.count("tune_explainer") == 2
+    tuned = read_json(results / "glassbox/xrec/seed1/adapter/provenance.json")
+    assert tuned["result"]["language_model_unchanged"] is True
+    assert tuned["settings"]["prompt"]["profiles"] is True
+    assert set(tuned["inputs"]) == {"texts", "references", "user_profiles", "item_profiles", "llm", "embeddings"}
+    assert all(entry["sha256"] for entry in tuned["inputs"].values())
+    bare = read_json(results / "glassbox/no_profile/seed1/adapter/provenance.json")
+    assert "user_profiles" not in bare["inputs"]
+
+
+def test_no_checkpoint_or_partial_file_is_left(results):
+    assert not [p for p in results.rglob("*") if "checkpoint" in p.name or "partial" in p.name or p.suffix == ".tmp"]
+
+
+def test_a_second_run_has_nothing_to_do(root, finished):
+    assert "Nothing to be done" in run(root, finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "reruns", "keeps"),
+    [
+        (
+            {"experiments": {"no_profile": {"overrides": {"generation": {"max_new_tokens": 9}}}}},
+            {"generate_explanations": 1, "score_usr": 1, "make_table1": 1},
+            {"tune_explainer", "train_lightgcn", "pretrain_lm", "generate_profiles"},
+        ),
+        (
+            {"defaults": {"recommender": {"epochs": 1}}},
+            {"train_lightgcn": 1, "tune_explainer": 2},
+            {"pretrain_lm", "generate_profiles", "filter_kcore"},
+        ),
+        ({"metrics": {"bertscore": {"idf": True}}}, {"score_bertscore": 2}, {"score_usr", "generate_explanations"}),
+        ({"defaults": {"profiles": {"references": "extractive"}}}, {"generate_references": 1}, {"generate_profiles"}),
+    ],
+    ids=["generation of one experiment", "recommender", "one metric", "references"],
+)
+def test_an_edit_reruns_what_depends_on_it(root, finished, tmp_path, change, reruns, keeps):
+    from tests.dag.test_dry_runs import dry_run, jobs
+
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump(change))
+    tiny = str(root / "tests/tiny.yaml")
+    found = jobs(dry_run(root, finished, "--cores", "2", "--configfile", tiny, str(overlay)))
+    assert {name: found.get(name) for name in reruns} == reruns
+    assert not keeps & set(found)
+
+
+def test_another_folder_gives_the_same_bytes(root, results, tmp_path):
+    run(root, tmp_path)
+    for name in SAME_BYTES:
+        assert (results / name).read_bytes() == (tmp_path / "results/tiny" / name).read_bytes(), name
+
+
+def test_explain_prints_texts_profiles_and_true_reasons(finished, results, capsys, monkeypatch):
+    monkeypatch.chdir(finished)
+    row = pq.read_table(results / "glassbox/xrec/seed1/generation/explanations.parquet").to_pylist()[0]
+    options = ["explain", "--run", "tiny", "--dataset", "glassbox", "--device", "cpu"]
+    assert main([*options, "--user", row["user_id"], "--item", row["item_id"]]) == 0
+    printed = capsys.readouterr().out
+    assert f"explanation (xrec, seed1; from the run's test split): {row['prediction']}" in printed
+    assert f"reference: {row['reference']}" in printed
+    assert "user profile: " in printed
+    assert "true reasons: " in printed
+    seen = pq.read_table(results / "glassbox/xrec/seed1/generation/explanations.parquet")["user_id"].to_pylist()
+    other = next(user for user in seen if user != row["user_id"])
+    assert main([*options, "--user", other, "--item", row["item_id"]]) == 0
+    assert "explanation (no_profile, seed1; generated now): " in capsys.readouterr().out
+    assert main([*options, "--user", "nobody", "--item", row["item_id"]]) == 1
+    assert "user 'nobody' is not in the k-core" in capsys.readouterr().err

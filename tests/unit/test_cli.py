@@ -1,0 +1,58 @@
+import pytest
+
+from xrec_repro.cli import main
+
+
+def files(folder, predictions, references):
+    paths = folder / "predictions.txt", folder / "references.txt"
+    for path, texts in zip(paths, (predictions, references), strict=True):
+        path.write_text("".join(f"{text}\n" for text in texts))
+    return [str(path) for path in paths]
+
+
+def test_score_prints_values_with_signatures(tmp_path, capsys):
+    arguments = files(tmp_path, ["a b", "a  b", "c"], ["x", "y", "z"])
+    assert main(["score", *arguments, "--metrics", "usr"]) == 0
+    line = capsys.readouterr().out
+    assert "usr" in line
+    assert "0.6667" in line
+    assert "usr|tokens:whitespace" in line
+
+
+@pytest.mark.parametrize("dataset", ["amazon", "yelp"])
+def test_usr_of_the_released_predictions_is_one(shared, capsys, dataset):
+    folder = shared / "data/xrec" / dataset
+    assert main(["score", str(folder / "tst_pred.pkl"), str(folder / "tst_ref.pkl")]) == 0
+    printed = capsys.readouterr().out
+    assert "1.0000" in printed
+    assert "3000" in printed
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([], ["a"], "predictions.txt: the file is empty"),
+        (["a", "b"], ["a"], "2 predictions.* 1 reference"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys, predictions, references, message):
+    import re
+
+    assert main(["score", *files(tmp_path, predictions, references)]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+
+
+def test_unknown_metric_and_missing_file(tmp_path, capsys):
+    arguments = files(tmp_path, ["a"], ["b"])
+    assert main(["score", *arguments, "--metrics", "blue"]) == 2
+    assert "usr" in capsys.readouterr().err
+    assert main(["score", str(tmp_path / "none.txt"), arguments[1]]) == 1
+    assert "none.txt: no such file" in capsys.readouterr().err
+
+
+def test_explain_of_an_unknown_run_names_the_folder(tmp_path, capsys):
+    arguments = ["--dataset", "glassbox", "--user", "u", "--item", "i", "--results", str(tmp_path)]
+    assert main(["explain", "--run", "none", *arguments]) == 1
+    assert "no such data set in this run" in capsys.readouterr().err
