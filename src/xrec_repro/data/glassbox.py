@@ -26,12 +26,12 @@ from xrec_repro.seeding import numpy_rng
 ASPECT_NAMES = tuple(forms[0] for forms in words.ASPECTS)
 
 # Relative chance that an entity draws an aspect of its main cluster, its second one, or any other.
-CLUSTER_WEIGHTS = (1.0, 0.4, 0.03)
+CLUSTER_WEIGHTS = (1.0, 1.0, 0.3)
 SECOND_CLUSTER_SHARE = 0.7
 # What the first and the last of an entity's ranked aspects count, in tenths, so that sums are exact.
 STRONGEST, WEAKEST = 14, 6
-# What a shared aspect of average strengths adds to the log-weight of an interaction: a factor of nine.
-STEEPNESS = 2.2
+# What a shared aspect of average strengths adds to the log-weight of an interaction: a factor of twenty.
+STEEPNESS = 3.0
 POPULARITY_SPREAD = 0.4
 LOW_RATING_SHARE = 0.07
 TEXTLESS_SHARE = 0.02

@@ -1,15 +1,15 @@
 """A small Llama for machines without a model hub: byte-level BPE and pretraining on train-split text alone.
 
 It stands in for an instruction-tuned model, so it must have seen prompts of the kind it will get. Its documents are
-the prompts of the train examples with their explanation: with and without profiles, and the explanation in the two
-places where the two templates put it. An epoch shows each example in one of these four forms, the next epoch in the
-next. The reserved tokens are no part of them: as with a downloaded model, they are new to it.
+the prompts of the train examples with their explanation, in six forms: profiles where the prompt has them, no
+profiles, or profiles in words where the reserved tokens will stand (a model that reads records can use what an adapter
+puts there); each with the explanation in the two places where the two templates put it. An epoch shows each example in
+one form, the next epoch in the next. The reserved tokens are no part of them: as with a downloaded model, they are new.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,20 @@ BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 
 
 def pretraining_texts(example: Example, domain: str) -> list[str]:
-    """Write the four forms of an example: with and without profiles, each in both templates."""
+    """Write the six forms of an example."""
     bare = replace(example, user_profile=None, item_profile=None)
+    records = {USER_EMBED: example.user_profile or "", ITEM_EMBED: example.item_profile or ""}
+    nothing = dict.fromkeys(records, "")
     return [
-        _without_reserved(prompt_text(version, domain, template, train=True))
-        for version, template in product((example, bare), ("code", "fixed"))
+        _in_words(prompt_text(version, domain, template, train=True), words)
+        for version, words in ((bare, records), (example, nothing), (bare, nothing))
+        for template in ("code", "fixed")
     ]
 
 
-def _without_reserved(text: str) -> str:
-    for token in (USER_EMBED, ITEM_EMBED, EXPLAIN_POS):
-        text = text.replace(f" {token}", "")
+def _in_words(text: str, records: dict[str, str]) -> str:
+    for token, words in (records | {EXPLAIN_POS: ""}).items():
+        text = text.replace(f" {token}", f" {words}" if words else "", 1)
     return text.removeprefix(BOS)
 
 
