@@ -84,8 +84,8 @@ def test_a_mistake_in_the_configuration_stops_with_one_line(root, tmp_path):
     overlay.write_text("experiments: {no_profile: {overrides: {promt: {profiles: false}}}}")
     done = dry_run(root, tmp_path, "--cores", "1", "--configfile", str(overlay), check=False)
     assert done.returncode == 1
-    assert "experiments.no_profile.overrides.promt: unknown key (did you mean 'prompt'?)" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "experiments.no_profile.overrides.promt: unknown key (did you mean 'prompt'?)" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("seeds", [[1], [1, 2, 3]])

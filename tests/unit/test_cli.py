@@ -32,7 +32,7 @@ def test_usr_of_the_released_predictions_is_one(shared, capsys, dataset):
     ("predictions", "references", "message"),
     [
         ([], ["a"], "predictions.txt: the file is empty"),
-        (["a", "b"], ["a"], "2 predictions.* 1 reference"),
+        (["a", "b"], ["a"], r"predictions.txt has 2 texts but .*references.txt has 1"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys, predictions, references, message):
