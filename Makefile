@@ -19,7 +19,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	touch $@
 
 demo: env
-	$(RUN) all
+	$(RUN) -- all
 
 real: env
 	$(RUN) --configfile config/xrec-small.yaml -- all
