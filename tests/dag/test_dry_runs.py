@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +97,15 @@ def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, see
     assert found["train_lightgcn"] == len(seeds)
     assert found["tune_explainer"] == found["generate_explanations"] == 2 * len(seeds)
     assert all(found[name] == 1 for name in SHARED_STAGES)
+
+
+@pytest.mark.parametrize("target", ["demo", "real"])
+def test_the_commands_of_the_makefile_resolve(root, target):
+    printed = subprocess.run(["make", "-n", target], cwd=root, capture_output=True, text=True, check=True).stdout
+    command = shlex.split(printed.strip().splitlines()[-1])
+    assert command[0].endswith("snakemake")
+    environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
+    dry = [SNAKEMAKE, "--dry-run", "--nolock", "--forceall", *command[1:]]
+    done = subprocess.run(dry, cwd=root, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert jobs(done)["make_table1"] == 1

@@ -26,7 +26,9 @@ def test_real_embeddings_beat_shuffled_ones_on_held_out_loss(root, tmp_path):
     run(root, tmp_path, *targets, overlays=[overlay])
     losses = {
         experiment: [
-            read_json(tmp_path / folder / experiment / f"seed{seed}/adapter/provenance.json")["result"]["validation_loss"]
+            read_json(tmp_path / folder / experiment / f"seed{seed}/adapter/provenance.json")["result"][
+                "validation_loss"
+            ]
             for seed in SEEDS
         ]
         for experiment in ("xrec", "shuffled")

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
-from tests.chat_server import ChatServer, Fault, expected_summary
 
+from tests.chat_server import ChatServer, Fault, expected_summary
 from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import pytest
 
@@ -98,9 +100,7 @@ def test_settings_overlay_data_set_then_experiment(config):
 
 def test_the_configuration_module_stays_light(root):
     """The Snakefile imports it in every job."""
-    import subprocess
-    import sys
-
-    code = "import sys, xrec_repro.config, xrec_repro.provenance; print({'torch', 'transformers', 'pandas'} & set(sys.modules))"
+    heavy = {"torch", "transformers", "pandas", "sklearn", "torch_geometric"}
+    code = f"import sys, xrec_repro.config, xrec_repro.provenance; print({heavy} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
