@@ -60,7 +60,7 @@ class Job:
         return pick_device(self.params.compute["device"])
 
     def __enter__(self) -> "Job":
-        # Nothing here may reach for a hub behind the user's back unless the configuration names one.
+        # Data are tokenised before anything forks; the library's warning about it would only fill the log.
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         self._log_file.parent.mkdir(parents=True, exist_ok=True)
         handler = logging.FileHandler(self._log_file, mode="w", encoding="utf-8")

@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import pytest
+from safetensors.torch import save_file
+from torch import randn
+
+from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer.assemble import embedding_tables
+from xrec_repro.explainer.pretrain import pretrain, pretraining_texts
+from xrec_repro.explainer.prompts import RESERVED_TOKENS
+from xrec_repro.io import sha256_file
+from xrec_repro.profiles.chat import ChatBackend
+from xrec_repro.profiles.writer import chat_writer
+
+SCRATCH = {
+    "vocabulary": 320, "hidden": 16, "layers": 1, "heads": 2, "intermediate": 24, "context": 400,
+    "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3,
+}  # fmt: skip
+
+
+def test_six_forms_hold_the_explanation_and_no_reserved_token(examples):
+    texts = pretraining_texts(examples[0], "book")
+    assert len(set(texts)) == 6
+    assert all(examples[0].reference in text for text in texts)
+    assert not any(token in text for text in texts for token in RESERVED_TOKENS)
+    assert [examples[0].user_profile in text for text in texts] == [True] * 4 + [False] * 2
+    record = f"user record: {examples[0].user_profile} book record: {examples[0].item_profile} book name:"
+    assert [record in text for text in texts] == [True] * 2 + [False] * 4
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, examples):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        losses = pretrain(examples, "book", SCRATCH | {"seed": seed}, tmp_path / name)["epoch_losses"]
+        assert losses[1] < losses[0]
+    first, again, other = (sha256_file(tmp_path / name / "model.safetensors") for name in "abc")
+    assert first == again != other
+    assert (tmp_path / "a/tokenizer.json").read_bytes() == (tmp_path / "b/tokenizer.json").read_bytes()
+
+
+def test_errors_name_the_key(tmp_path, examples):
+    with pytest.raises(DataError, match="train split has no examples"):
+        pretrain([], "book", SCRATCH, tmp_path)
+    with pytest.raises(ModelError, match="raise llm.scratch.context, now 20"):
+        pretrain(examples, "book", SCRATCH | {"context": 20}, tmp_path)
+    long = [replace(e, reference=e.reference * 200) for e in examples]
+    with pytest.raises(ModelError, match="the longest text has"):
+        pretrain(long, "book", SCRATCH, tmp_path)
+
+
+def test_shuffled_embeddings_are_a_seeded_permutation(tmp_path):
+    path = tmp_path / "embeddings.safetensors"
+    save_file({"user": randn(50, 4), "item": randn(40, 4)}, path)
+    users, items = embedding_tables(path, "lightgcn", 1)
+    shuffled, again, other = (embedding_tables(path, "shuffled", seed)[0] for seed in (1, 1, 2))
+    assert sorted(shuffled.tolist()) == sorted(users.tolist())
+    assert shuffled.equal(again)
+    assert not shuffled.equal(users)
+    assert not shuffled.equal(other)
+    assert items.shape == (40, 4)
+
+
+def test_the_chat_backend_is_made_where_it_is_set(tmp_path):
+    chat = {
+        "base_url": "http://127.0.0.1:9/v1",
+        "model": "m",
+        "api_key_env": "NO_SUCH_KEY",
+        "timeout_s": 1,
+        "attempts": 1,
+    }
+    settings = {"backend": "chat", "references": "published", "chat": chat, "max_words": 50, "seed": 1}
+    assert isinstance(chat_writer(settings, "backend", "book", "amazon", tmp_path, "cpu"), ChatBackend)
+    assert chat_writer(settings, "references", "book", "amazon", tmp_path, "cpu") is None
