@@ -101,7 +101,9 @@ def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, see
 
 @pytest.mark.parametrize("target", ["demo", "real"])
 def test_the_commands_of_the_makefile_resolve(root, target):
-    printed = subprocess.run(["make", "-n", target], cwd=root, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        ["make", "--no-print-directory", "-n", target], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
     command = shlex.split(printed.strip().splitlines()[-1])
     assert command[0].endswith("snakemake")
     environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
