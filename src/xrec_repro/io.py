@@ -1,8 +1,11 @@
 """Files that are either whole or absent, and readers that say what is wrong with a file and where."""
 
+import errno
+import glob
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,26 +17,60 @@ import pyarrow.parquet as pq
 
 from xrec_repro.errors import DataError
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def names_full_disk(path: str | Path) -> Iterator[None]:
+    """Turn the many ways in which writing fails for want of space into one.
+
+    Raises:
+        DataError: The disk, a quota or the largest allowed file is full.
+    """
+    try:
+        yield
+    except Exception as error:
+        # safetensors tells the system's number in its message alone.
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        code = getattr(error, "errno", None) or (int(number[1]) if number else None)
+        if code not in _FULL:
+            raise
+        raise DataError(
+            f"{path}: cannot be written: {os.strerror(code)}; free some space (df, quota) and run the rule again: "
+            "files and checkpoints that were whole still are"
+        ) from error
+
+
+def remove_scraps(path: str | Path) -> None:
+    """Remove what killed writers of a file have left; for the one who alone writes it now."""
+    path = Path(path)
+    for scrap in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        scrap.unlink(missing_ok=True)
+
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success and is removed on failure.
 
     A reader therefore never sees half a file, whatever kills the writer.
+
+    Raises:
+        DataError: The disk is full.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with names_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -91,7 +128,7 @@ def write_table(path: str | Path, data: Any, schema: pa.Schema) -> None:
             raise DataError(f"{path}: cannot be written, column {missing[0]!r} is missing")
         table = pa.table([pa.array(data[f.name], f.type, from_pandas=True) for f in schema], schema=schema)
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_table(path: str | Path, schema: pa.Schema, columns: list[str] | None = None) -> pa.Table:
@@ -103,19 +140,20 @@ def read_table(path: str | Path, schema: pa.Schema, columns: list[str] | None = 
         columns: Read only these columns of the contract.
 
     Raises:
-        DataError: The file is missing, is not Parquet, or lacks a column.
+        DataError: The file is missing, is not Parquet, is damaged, or lacks a column.
     """
     path = require_file(path, "run the rule that makes it")
     names = columns or schema.names
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        present = file.schema_arrow.names
+        for name in names:
+            if name not in present:
+                raise DataError(f"{path}: column {name!r} is missing (found: {', '.join(present)})")
+        table = file.read(columns=names)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a whole Parquet file; delete it and run the rule again") from error
-    present = file.schema_arrow.names
-    for name in names:
-        if name not in present:
-            raise DataError(f"{path}: column {name!r} is missing (found: {', '.join(present)})")
-    return file.read(columns=names).select(names).cast(pa.schema([schema.field(n) for n in names]))
+    return table.select(names).cast(pa.schema([schema.field(n) for n in names]))
 
 
 def sha256_file(path: str | Path) -> str:

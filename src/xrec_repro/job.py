@@ -1,4 +1,4 @@
-"""One workflow job around one library call: log, threads, one-line errors, provenance.
+"""One workflow job around one library call: log, threads, one-line errors, signals, provenance.
 
 The only module that knows what the object handed to workflow scripts looks like (its input, output, params,
 wildcards, log and rule attributes); it imports nothing of Snakemake.
@@ -7,11 +7,14 @@ wildcards, log and rule attributes); it imports nothing of Snakemake.
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
 from xrec_repro.errors import XRecError
+from xrec_repro.interrupt import ends_cleanly, stoppable
+from xrec_repro.io import remove_scraps
 from xrec_repro.provenance import JobRecord
 
 log = logging.getLogger("xrec_repro")
@@ -20,7 +23,9 @@ log = logging.getLogger("xrec_repro")
 class Job:
     """Context of a job: ``with Job(snakemake) as job: job.result = stage(job.input.x, job.settings, job.output.y)``.
 
-    On success it writes ``job.output.provenance``. An `XRecError` becomes one line in the log and on standard error.
+    It first checks that the inputs are what their makers' provenance says. On success it writes
+    ``job.output.provenance``. An `XRecError` becomes one line in the log and on standard error. SIGTERM and SIGINT end
+    it with a code other than 0: at once, or where the library has saved what it had (`xrec_repro.interrupt`).
 
     Attributes:
         input: Paths by name.
@@ -40,8 +45,17 @@ class Job:
         self.seed = int(self.wildcards.seed) if "seed" in dict(self.wildcards.items()) else None
         self.result: dict[str, Any] = {}
         self._device: str | None = None
+        self._signals = ExitStack()
         self._log_file = Path(str(snakemake.log[0]))
-        self._record = JobRecord(self.rule, self.settings, _flat(self.input), self.seed, self.params.code)
+        self._record = JobRecord(
+            self.rule,
+            self.settings,
+            _flat(self.input),
+            self.seed,
+            self.params.code,
+            self._log_file.with_suffix(".attempts.json"),
+            _unmetered(snakemake, self.params),
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -70,19 +84,42 @@ class Job:
         log.addHandler(handler)
         log.setLevel(logging.INFO)
         log.info("%s starts", self.rule)
+        self._signals.enter_context(ends_cleanly())
+        for path in _flat(self.output).values():
+            remove_scraps(path)
+        try:
+            self._record.check_inputs()
+        except XRecError as error:
+            self.__exit__(type(error), error, None)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._signals.close()
         if error is None:
-            outputs = {name: path for name, path in _flat(self.output).items() if name != "provenance"}
-            self._record.write(self.output.provenance, outputs, self.result, self._device)
-            log.info("%s done: %s", self.rule, self.result)
-        elif isinstance(error, XRecError):
+            with stoppable():  # a moment more, and nothing that was done is lost
+                self._succeed()
+            return
+        self._record.abandon()
+        if isinstance(error, XRecError):
             log.error("%s", error)
             print(f"{self.rule}: {error}", file=sys.stderr)
             sys.exit(error.exit_code)
+        if isinstance(error, SystemExit):
+            log.error("%s: ended by a signal; run the rule again", self.rule)
         else:
             log.exception("%s failed", self.rule)
+
+    def _succeed(self) -> None:
+        outputs = {name: path for name, path in _flat(self.output).items() if name != "provenance"}
+        self._record.write(self.output.provenance, outputs, self.result, self._device)
+        log.info("%s done: %s", self.rule, self.result)
+
+
+def _unmetered(snakemake: Any, params: SimpleNamespace) -> str | None:
+    """Return why the job's energy is not metered, or None to meter it."""
+    if getattr(snakemake, "config", {}).get("emissions", {}).get("energy", "none") == "none":
+        return "emissions.energy is none"
+    return None if hasattr(params, "compute") else "a rule that runs no model is not metered"
 
 
 def _paths(named: Any) -> SimpleNamespace:

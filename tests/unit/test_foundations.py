@@ -1,16 +1,37 @@
 """Seeds, files, provenance, environments: what all stages stand on."""
 
+import errno
 import importlib.util
 import json
+import os
+import re
+import resource
+import shutil
+import signal
+import threading
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from xrec_repro import provenance
+from xrec_repro import interrupt, provenance
 from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError
-from xrec_repro.io import atomic_path, digest_json, read_json, read_table, require_file, sha256_file, write_table
+from xrec_repro.interrupt import StoppedError, ends_cleanly, stoppable
+from xrec_repro.io import (
+    atomic_path,
+    digest_json,
+    names_full_disk,
+    read_json,
+    read_table,
+    remove_scraps,
+    require_file,
+    sha256_file,
+    write_json,
+    write_table,
+)
 from xrec_repro.job import Job
 from xrec_repro.provenance import JobRecord, code_digest
 from xrec_repro.seeding import derive_seed, numpy_rng, torch_generator
@@ -60,6 +81,114 @@ def test_missing_empty_and_truncated_files_are_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="x.json: not valid JSON"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_damaged_middle_of_a_table_is_found(tmp_path):
+    path = tmp_path / "graph.parquet"
+    write_table(path, {"user": range(9999), "item": range(9999), "split": ["train"] * 9999}, GRAPH)
+    content = bytearray(path.read_bytes())
+    content[1000:3000] = bytes(2000)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="graph.parquet: not a whole Parquet file; delete it and run the rule again"):
+        read_table(path, GRAPH)
+
+
+def append_lines(path):
+    with names_full_disk(path), path.open("a") as stream:
+        stream.write("x" * 500_000)
+        stream.flush()
+
+
+MANY = {"user": range(99999), "item": range(99999), "split": ["train"] * 99999}
+WRITERS = {
+    "table": lambda path: write_table(
+        path, {"user": range(99999), "item": range(99999), "split": ["train"] * 99999}, GRAPH
+    ),
+    "json": lambda path: write_json(path, list(range(99999))),
+    "lines": append_lines,
+}
+
+
+def write_tensors(path):
+    with atomic_path(path) as temporary:
+        save_file({"a": torch.ones(99999)}, temporary)
+
+
+@pytest.fixture
+def no_space():
+    """Let files grow to 50 kB; a real refusal by the system, as a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))  # Python ignores the signal: writing fails
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("write", [*WRITERS.values(), write_tensors], ids=[*WRITERS, "tensors"])
+def test_a_full_disk_is_named_and_the_old_file_stays(tmp_path, no_space, write):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(DataError, match=r"file: cannot be written: File too large; free some space \(df, quota\)"):
+        write(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    assert path.read_bytes().startswith(b"old")
+
+
+@pytest.mark.parametrize("write", [*WRITERS.values(), write_tensors], ids=[*WRITERS, "tensors"])
+def test_a_full_file_system_is_named(tmp_path, write):
+    if os.geteuid() or os.system(f"mount -t tmpfs -o size=64k none {tmp_path} 2>/dev/null"):
+        pytest.skip("cannot mount a small file system")
+    try:
+        with pytest.raises(DataError, match=r"file: cannot be written: No space left on device; free some space"):
+            write(tmp_path / "file")
+    finally:
+        os.system(f"umount {tmp_path}")
+
+
+def test_other_errors_of_writing_stay_what_they_are(tmp_path):
+    with pytest.raises(OSError) as raised, names_full_disk(tmp_path):
+        raise OSError(errno.EIO, "broken")
+    assert raised.value.errno == errno.EIO
+
+
+def test_scraps_of_killed_writers_go(tmp_path):
+    for name in (".a.json.x1.tmp", ".a.json.x2.tmp", ".b.json.x1.tmp", "a.json"):
+        (tmp_path / name).touch()
+    remove_scraps(tmp_path / "a.json")
+    assert {p.name for p in tmp_path.iterdir()} == {".b.json.x1.tmp", "a.json"}
+
+
+def test_a_stop_is_asked_once_and_a_second_request_ends(monkeypatch):
+    clock = iter([0.0, 0.1, 5.0])
+    monkeypatch.setattr(interrupt.time, "monotonic", lambda: next(clock))
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as raised, stoppable() as stop_requested:
+        assert not stop_requested()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # the same request, as Slurm passes it on
+        assert stop_requested()
+        signal.raise_signal(signal.SIGTERM)
+    assert raised.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_request_elsewhere_removes_scraps(tmp_path):
+    with pytest.raises(SystemExit) as raised, ends_cleanly(), atomic_path(tmp_path / "file"):
+        signal.raise_signal(signal.SIGINT)
+    assert raised.value.code == 130
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_threads_leave_signals_alone():
+    found = []
+
+    def look():
+        with stoppable() as stop_requested:
+            found.append((signal.getsignal(signal.SIGTERM), stop_requested()))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [(signal.getsignal(signal.SIGTERM), False)]
 
 
 def test_digest_json_ignores_key_order():
@@ -113,8 +242,8 @@ def test_provenance_holds_what_a_number_came_from(tmp_path):
     )
     assert written["times"]["end"] >= written["times"]["start"]
     assert written["packages"]["torch"].startswith("2.13")
-    assert written["co2_kg"]["value"] is None
-    assert written["co2_kg"]["reason"]
+    assert written["energy_kwh"]["value"] is None
+    assert written["energy_kwh"]["reason"]
 
 
 class Workflow:
@@ -148,6 +277,88 @@ def test_provenance_names_the_gpu_of_jobs_that_used_it(tmp_path, monkeypatch, de
     recorded = read_json(tmp_path / "provenance.json")["machine"]["device"]
     assert recorded["kind"] == kind
     assert (recorded["name"] == "Some GPU", recorded["count"]) == (kind == "cuda", 2 if kind == "cuda" else 0)
+
+
+def test_a_job_that_is_stopped_says_so_and_fails(tmp_path, capsys):
+    state = tmp_path / "state"
+    with pytest.raises(SystemExit) as raised, Job(Workflow(tmp_path, "cpu")):
+        raise StoppedError("3 steps are", state)
+    assert raised.value.code == 143
+    line = f"stopped as asked: 3 steps are saved in {state}; run the rule again to go on from there"
+    assert capsys.readouterr().err == f"some_rule: {line}\n"
+    assert f"ERROR {line}" in (tmp_path / "log").read_text()
+    with pytest.raises(SystemExit) as raised, Job(Workflow(tmp_path, "cpu")):
+        signal.raise_signal(signal.SIGTERM)
+    assert raised.value.code == 143
+    assert "ERROR some_rule: ended by a signal; run the rule again" in (tmp_path / "log").read_text()
+    assert not (tmp_path / "provenance.json").exists()
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Two files and a folder, made by two jobs that share the place; a job that reads them."""
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text(name * 100)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("w")
+    JobRecord("make_a", {}, {}, None, "x").write(
+        tmp_path / "provenance.json", {"a": tmp_path / "a.txt", "model": tmp_path / "model"}, {}
+    )
+    JobRecord("make_b", {}, {}, None, "x").write(tmp_path / "b.provenance.json", {"b": tmp_path / "b.txt"}, {})
+    (tmp_path / "free.txt").write_text("of no job")
+    reader = Workflow(tmp_path, "cpu")
+    reader.input = {
+        "a": str(tmp_path / "a.txt"),
+        "both": [str(tmp_path / "b.txt"), str(tmp_path / "free.txt")],
+        "model": str(tmp_path / "model"),
+        "record": str(tmp_path / "provenance.json"),
+    }
+    (tmp_path / "out").mkdir()
+    reader.output = {"provenance": str(tmp_path / "out/provenance.json")}
+    return reader
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "rule"),
+    [
+        ("a.txt", lambda path: path.write_text("edited"), "make_a"),
+        ("b.txt", lambda path: path.write_bytes(path.read_bytes()[:-1]), "make_b"),
+        ("model", lambda path: (path / "weights").write_text("v"), "make_a"),
+    ],
+)
+def test_an_input_that_is_not_what_its_job_wrote_stops_the_next(tmp_path, made, capsys, name, damage, rule):
+    was = json.loads((tmp_path / ("b.provenance.json" if rule == "make_b" else "provenance.json")).read_text())
+    recorded = next(entry["sha256"] for entry in was["outputs"].values() if entry["path"].endswith(name))
+    damage(tmp_path / name)
+    ran = []
+    with pytest.raises(SystemExit) as raised, Job(made):
+        ran.append("the stage")
+    assert raised.value.code == 1
+    assert not ran
+    printed = capsys.readouterr().err
+    now = re.search(r"SHA-256 is (\w{8})…", printed)[1]
+    assert printed == (
+        f"some_rule: {tmp_path / name}: not what {rule} made (SHA-256 is {now}…, its provenance says {recorded[:8]}…): "
+        f"damaged or edited; delete it, or run `snakemake --forcerun {rule} …`\n"
+    )
+    assert not recorded.startswith(now)
+    if name != "model":
+        assert sha256_file(tmp_path / name).startswith(now)
+
+
+def test_inputs_as_they_were_made_or_of_no_job_are_read(tmp_path, made):
+    with Job(made):
+        pass
+    assert (tmp_path / "out/provenance.json").is_file()
+    moved = tmp_path.with_name(tmp_path.name + "_moved")
+    shutil.copytree(tmp_path, moved)
+    made.input["a"] = str(moved / "a.txt")
+    with Job(made):
+        pass
+    (tmp_path / "provenance.json").write_text("{")
+    with pytest.raises(SystemExit), Job(made):
+        pass
+    assert "provenance.json: not valid JSON" in Path(made.log[0]).read_text()
 
 
 def test_fingerprint_follows_settings_seed_code_and_inputs(tmp_path):

@@ -14,23 +14,26 @@ from xrec_repro.profiles.writer import chat_writer
 
 SCRATCH = {
     "vocabulary": 320, "hidden": 16, "layers": 1, "heads": 2, "intermediate": 24, "context": 400,
-    "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3,
+    "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "seed": 3, "templates": ["code", "fixed"],
 }  # fmt: skip
 
 
-def test_six_forms_hold_the_explanation_and_no_reserved_token(examples):
-    texts = pretraining_texts(examples[0], "book")
-    assert len(set(texts)) == 6
+def test_the_forms_hold_the_explanation_and_no_reserved_token(examples):
+    texts = pretraining_texts(examples[0], "book", ["code", "fixed"])
+    assert len(texts) == 8 and len(set(texts)) == 6
     assert all(examples[0].reference in text for text in texts)
     assert not any(token in text for text in texts for token in RESERVED_TOKENS)
-    assert [examples[0].user_profile in text for text in texts] == [True] * 4 + [False] * 2
+    assert [examples[0].user_profile in text for text in texts] == [True] * 6 + [False] * 2
     record = f"user record: {examples[0].user_profile} book record: {examples[0].item_profile} book name:"
-    assert [record in text for text in texts] == [True] * 2 + [False] * 4
+    assert [record in text for text in texts] == [True, True, False, False, True, True, False, False]
+    assert pretraining_texts(examples[0], "book", ["fixed"]) == texts[1::2]
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path, examples):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        losses = pretrain(examples, "book", SCRATCH | {"seed": seed}, tmp_path / name)["epoch_losses"]
+        losses = pretrain(examples, "book", SCRATCH | {"seed": seed}, tmp_path / name, tmp_path / "state")[
+            "epoch_losses"
+        ]
         assert losses[1] < losses[0]
     first, again, other = (sha256_file(tmp_path / name / "model.safetensors") for name in "abc")
     assert first == again != other
@@ -39,12 +42,12 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path, examples):
 
 def test_errors_name_the_key(tmp_path, examples):
     with pytest.raises(DataError, match="train split has no examples"):
-        pretrain([], "book", SCRATCH, tmp_path)
+        pretrain([], "book", SCRATCH, tmp_path, tmp_path / "state")
     with pytest.raises(ModelError, match="raise llm.scratch.context, now 20"):
-        pretrain(examples, "book", SCRATCH | {"context": 20}, tmp_path)
+        pretrain(examples, "book", SCRATCH | {"context": 20}, tmp_path, tmp_path / "state")
     long = [replace(e, reference=e.reference * 200) for e in examples]
     with pytest.raises(ModelError, match="the longest text has"):
-        pretrain(long, "book", SCRATCH, tmp_path)
+        pretrain(long, "book", SCRATCH, tmp_path, tmp_path / "state")
 
 
 def test_shuffled_embeddings_are_a_seeded_permutation(tmp_path):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.batching import pad_left
@@ -77,7 +78,11 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_resumed(tmp_path
     want = tune(explainer(), examples, SETTINGS, 1, tmp_path / "c", fingerprint="new", after_step=steps.append)
     assert len(steps) == 6
     checkpoint = tmp_path / "c"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:300])
+    whole = checkpoint.read_bytes()
+    for length in (0, 7, 300, len(whole) - 1):
+        checkpoint.write_bytes(whole[:length])
+        assert tune(explainer(), examples, SETTINGS, 1, checkpoint, fingerprint="new") == want
+    save_file({"a": torch.zeros(1)}, checkpoint)
     assert tune(explainer(), examples, SETTINGS, 1, checkpoint, fingerprint="new") == want
 
 

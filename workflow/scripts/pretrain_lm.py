@@ -8,4 +8,6 @@ with Job(snakemake) as job:
     job.device()
     examples = load_examples(job.input.texts, job.input.references, job.input.user_profiles, job.input.item_profiles)
     train = [example for example in examples if example.split == "train"]
-    job.result = pretrain(train, job.params.domain, job.settings, job.output.model)
+    # Beside the declared folder, which Snakemake removes with all that is in it when the job fails.
+    checkpoint = job.output.model.with_name("checkpoint.safetensors")
+    job.result = pretrain(train, job.params.domain, job.settings, job.output.model, checkpoint, job.fingerprint)

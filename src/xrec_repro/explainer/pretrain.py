@@ -1,10 +1,10 @@
 """A small Llama for machines without a model hub: byte-level BPE and pretraining on train-split text alone.
 
 It stands in for an instruction-tuned model, so it must have seen prompts of the kind it will get. Its documents are
-the prompts of the train examples with their explanation, in six forms: profiles where the prompt has them, no
-profiles, or profiles in words where the reserved tokens will stand (a model that reads records can use what an adapter
-puts there); each with the explanation in the two places where the two templates put it. An epoch shows each example in
-one form, the next epoch in the next. The reserved tokens are no part of them: as with a downloaded model, they are new.
+the prompts of the train examples with their explanation, in four forms of each template: twice with profiles in words
+where the reserved tokens will stand (a model that reads records can use what an adapter puts there), with profiles
+where the prompt has them, and without. An epoch shows each example in one form, the next epoch in the next. The
+reserved tokens are no part of them: as with a downloaded model, they are new.
 """
 
 import logging
@@ -20,24 +20,28 @@ from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
 from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer.checkpoint import Checkpoint
 from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, USER_EMBED, Example, prompt_text
+from xrec_repro.interrupt import stoppable
+from xrec_repro.io import digest_json, names_full_disk
 from xrec_repro.progress import track
 from xrec_repro.seeding import derive_seed, numpy_rng
 
 log = logging.getLogger("xrec_repro")
 
+CHECKPOINT_EVERY = 200  # steps: under a minute of the demo
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
 
 
-def pretraining_texts(example: Example, domain: str) -> list[str]:
-    """Write the six forms of an example."""
+def pretraining_texts(example: Example, domain: str, templates: Sequence[str]) -> list[str]:
+    """Write the forms of an example, four a template; an epoch later, the next is shown."""
     bare = replace(example, user_profile=None, item_profile=None)
     records = {USER_EMBED: example.user_profile or "", ITEM_EMBED: example.item_profile or ""}
     nothing = dict.fromkeys(records, "")
     return [
         _in_words(prompt_text(version, domain, template, train=True), words)
-        for version, words in ((bare, records), (example, nothing), (bare, nothing))
-        for template in ("code", "fixed")
+        for version, words in ((bare, records), (example, nothing), (bare, records), (bare, nothing))
+        for template in templates
     ]
 
 
@@ -67,14 +71,25 @@ def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreT
     )
 
 
-def pretrain(examples: Sequence[Example], domain: str, settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+def pretrain(
+    examples: Sequence[Example],
+    domain: str,
+    settings: dict[str, Any],
+    folder: Path,
+    checkpoint: Path,
+    fingerprint: str = "",
+) -> dict[str, Any]:
     """Train tokenizer and model on the train examples and save them as a transformers folder.
+
+    A run that was killed continues from its checkpoint and ends in the same bytes as an undisturbed one.
 
     Args:
         examples: Train-split examples, with profiles.
         domain: ``book`` or ``business``.
         settings: Section ``llm.scratch``.
         folder: Where the model goes.
+        checkpoint: Where to keep the state of an unfinished run; removed at the end.
+        fingerprint: Of all else that the result depends on; a checkpoint must match it to be resumed.
 
     Returns:
         Sizes and the loss of every epoch (mean per token, natural logarithm).
@@ -82,10 +97,11 @@ def pretrain(examples: Sequence[Example], domain: str, settings: dict[str, Any],
     Raises:
         DataError: There is no train text.
         ModelError: The loss is not finite.
+        StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
     if not examples:
         raise DataError("pretraining: the train split has no examples with texts; check split.ratios")
-    forms = [pretraining_texts(example, domain) for example in examples]
+    forms = [pretraining_texts(example, domain, settings["templates"]) for example in examples]
     tokenizer = train_tokenizer([texts[0] for texts in forms], settings["vocabulary"], settings["context"])
     documents = [[[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]] for texts in forms]
     longest = max(len(form) for forms in documents for form in forms)
@@ -95,10 +111,12 @@ def pretrain(examples: Sequence[Example], domain: str, settings: dict[str, Any],
         )
     set_seed(derive_seed(settings["seed"], "pretraining") % 2**32)
     model = LlamaForCausalLM(_llama(settings, tokenizer))
-    losses = _train(model, documents, settings)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.eval().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    losses = _train(model, documents, settings, checkpoint, digest_json([fingerprint, settings, documents]))
+    with names_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        model.eval().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    checkpoint.unlink(missing_ok=True)
     parameters = sum(p.numel() for p in model.parameters())
     log.info("pretrained %d parameters on %d examples, loss %.3f", parameters, len(documents), losses[-1])
     return {"parameters": parameters, "examples": len(documents), "longest": longest, "epoch_losses": losses}
@@ -119,30 +137,50 @@ def _llama(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Llam
     )
 
 
-def _train(model: LlamaForCausalLM, documents: Sequence[Sequence[list[int]]], settings: dict[str, Any]) -> list[float]:
-    epochs = []
-    for epoch in range(settings["epochs"]):
-        shown = [forms[(i + epoch) % len(forms)] for i, forms in enumerate(documents)]
-        epochs.append([[shown[i] for i in batch] for batch in _batches(shown, settings, epoch)])
-    steps = [(epoch, rows) for epoch, batches in enumerate(epochs) for rows in batches]
+def _train(
+    model: LlamaForCausalLM,
+    documents: Sequence[Sequence[list[int]]],
+    settings: dict[str, Any],
+    checkpoint: Path,
+    identity: str,
+) -> list[float]:
+    steps = _steps(documents, settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings["learning_rate"], total_steps=len(steps), pct_start=min(0.1, 100 / len(steps))
     )
-    totals = [[0.0, 0] for _ in epochs]
+    state = Checkpoint(checkpoint, identity, dict(model.named_parameters()), optimizer)
+    progress = {"done": 0, "totals": [[0.0, 0] for _ in range(settings["epochs"])], "schedule": schedule.state_dict()}
+    if kept := state.restore():
+        log.info("resumed pretraining after step %d", kept["done"])
+        progress = kept
+        schedule.load_state_dict(kept["schedule"])
     model.train()
-    for epoch, rows in track(steps, "pretraining"):
-        loss, tokens = _loss(model, rows)
-        if not torch.isfinite(loss):
-            raise ModelError("pretraining: the loss is not finite; lower llm.scratch.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        totals[epoch][0] += loss.item() * tokens
-        totals[epoch][1] += tokens
-    return [total / count for total, count in totals]
+    with stoppable() as stop_requested:
+        for epoch, rows in track(steps[progress["done"] :], "pretraining"):
+            loss, tokens = _loss(model, rows)
+            if not torch.isfinite(loss):
+                raise ModelError("pretraining: the loss is not finite; lower llm.scratch.learning_rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            progress["totals"][epoch][0] += loss.item() * tokens
+            progress["totals"][epoch][1] += tokens
+            progress |= {"done": progress["done"] + 1, "schedule": schedule.state_dict()}
+            done = f"{progress['done']} of {len(steps)} steps of pretraining are"
+            state.keep(progress, progress["done"] % CHECKPOINT_EVERY == 0, stop_requested(), done)
+    return [total / count for total, count in progress["totals"]]
+
+
+def _steps(documents: Sequence[Sequence[list[int]]], settings: dict[str, Any]) -> list[tuple[int, list[list[int]]]]:
+    """List the batches of all epochs with the number of their epoch."""
+    steps = []
+    for epoch in range(settings["epochs"]):
+        shown = [forms[(i + epoch) % len(forms)] for i, forms in enumerate(documents)]
+        steps += [(epoch, [shown[i] for i in batch]) for batch in _batches(shown, settings, epoch)]
+    return steps
 
 
 def _batches(documents: Sequence[list[int]], settings: dict[str, Any], epoch: int) -> Iterator[list[int]]:

@@ -1,6 +1,5 @@
 """Instruction tuning: the adapters learn through a frozen language model (XRec, section 3.4)."""
 
-import json
 import logging
 import math
 from collections import deque
@@ -11,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import DynamicCache
@@ -20,10 +17,12 @@ from transformers import DynamicCache
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.batching import pad_left
+from xrec_repro.explainer.checkpoint import Checkpoint
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example, PromptEncoder
-from xrec_repro.io import atomic_path, digest_json
+from xrec_repro.interrupt import stoppable
+from xrec_repro.io import digest_json
 from xrec_repro.progress import track
 from xrec_repro.seeding import derive_seed, numpy_rng
 
@@ -153,7 +152,8 @@ def tune(
         examples: Train examples.
         settings: Section ``tuning``.
         seed: The run's seed.
-        checkpoint: A file beside the outputs, written every ``checkpoint_every`` steps; the caller removes it.
+        checkpoint: A file beside the outputs, written every ``checkpoint_every`` steps, after the last one, and when a
+            stop is asked for (`xrec_repro.interrupt`); the caller removes it.
         fingerprint: Of everything else that the result depends on (inputs, language model): a checkpoint of another
             fingerprint is not resumed.
         after_step: Called with the number of steps done.
@@ -164,6 +164,7 @@ def tune(
     Raises:
         DataError: There are no examples.
         ModelError: The loss is not finite.
+        StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
     if not examples:
         raise DataError("tuning: the train split has no examples with texts; check split.ratios and split.max_texts")
@@ -171,31 +172,38 @@ def tune(
     parameters = {name: p for name, p in explainer.adapters.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(parameters.values(), lr=settings["learning_rate"])
     identity = digest_json([fingerprint, settings, seed, [row.ids for row in encoded]])
-    state = _Checkpoint(checkpoint, identity, parameters, optimizer)
-    losses = state.restore()
+    state = Checkpoint(checkpoint, identity, parameters, optimizer)
+    losses = state.restore() or []
+    if losses:
+        log.info("resumed tuning after step %d", len(losses))
     batches = _batches(len(examples), settings, seed)
     stopping = EarlyStopping(settings["early_stopping"], len(examples))
     explainer.adapters.train()
     if stopping.after(losses):
         batches = batches[: len(losses)]
-    for step in track(range(len(losses), len(batches)), "tuning"):
-        torch.manual_seed(derive_seed(seed, "tuning step", step))
-        rows = batches[step]
-        per_example = example_losses(explainer, [examples[i] for i in rows], [encoded[i] for i in rows])
-        loss = per_example.mean()
-        if not torch.isfinite(loss):
-            raise ModelError(f"tuning: the loss of step {step + 1} is {loss.item()}; lower tuning.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        losses.append(per_example.tolist())
-        if len(losses) % settings["checkpoint_every"] == 0:
-            state.save(losses)
-        after_step(len(losses))
-        if stopping.after(losses[-1:]):
-            break
+    with stoppable() as stop_requested:
+        for step in track(range(len(losses), len(batches)), "tuning"):
+            torch.manual_seed(derive_seed(seed, "tuning step", step))
+            rows = batches[step]
+            per_example = example_losses(explainer, [examples[i] for i in rows], [encoded[i] for i in rows])
+            _step(optimizer, per_example.mean(), step)
+            losses.append(per_example.tolist())
+            over = stopping.after(losses[-1:]) or len(losses) == len(batches)
+            due = over or len(losses) % settings["checkpoint_every"] == 0
+            state.keep(losses, due, stop_requested(), f"{len(losses)} of {len(batches)} steps of tuning are")
+            after_step(len(losses))
+            if over:
+                break
     explainer.adapters.eval()
     return losses
+
+
+def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
+    if not torch.isfinite(loss):
+        raise ModelError(f"tuning: the loss of step {step + 1} is {loss.item()}; lower tuning.learning_rate")
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
 
 
 class EarlyStopping:
@@ -238,53 +246,3 @@ def _batches(count: int, settings: dict[str, Any], seed: int) -> list[list[int]]
         order = numpy_rng(seed, "tuning order", epoch).permutation(count).tolist()
         batches += [order[start : start + size] for start in range(0, count, size)]
     return batches
-
-
-class _Checkpoint:
-    """Adapters, both moments of Adam, and the losses so far, in one safetensors file."""
-
-    def __init__(self, path: Path, identity: str, parameters: dict[str, Tensor], optimizer: torch.optim.Adam) -> None:
-        self.path, self.identity, self.parameters, self.optimizer = (
-            Path(path),
-            identity,
-            parameters,
-            optimizer,
-        )
-
-    def save(self, losses: list[list[float]]) -> None:
-        tensors = {}
-        for name, parameter in self.parameters.items():
-            tensors[f"parameter.{name}"] = parameter.detach().cpu().contiguous()
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value.detach().cpu().contiguous()
-        with atomic_path(self.path) as temporary:
-            save_file(tensors, temporary, {"identity": self.identity, "losses": json.dumps(losses)})
-
-    def restore(self) -> list[list[float]]:
-        if not self.path.is_file():
-            return []
-        try:
-            with safe_open(self.path, "pt") as file:
-                header = file.metadata()
-                if header["identity"] != self.identity:
-                    log.info("%s: of other settings or data, starting anew", self.path)
-                    return []
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError:
-            log.warning("%s: damaged checkpoint, starting anew", self.path)
-            return []
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors.pop(f"parameter.{name}"))
-        by_name: dict[str, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, name = key.split(".", 1)
-            by_name.setdefault(name, {})[kind] = value
-        for name, moments in by_name.items():
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter] = {
-                kind: value if kind == "step" else value.to(parameter.device) for kind, value in moments.items()
-            }
-        losses = json.loads(header["losses"])
-        log.info("resumed tuning after step %d", len(losses))
-        return losses

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.io import atomic_path, digest_json, read_table, sha256_file, write_json
+from xrec_repro.interrupt import StoppedError, stoppable
+from xrec_repro.io import atomic_path, digest_json, read_table, remove_scraps, sha256_file, write_json
 from xrec_repro.progress import track
 from xrec_repro.recommender.evaluate import original_recall, recall_ndcg
 from xrec_repro.recommender.lightgcn import LightGCN, save_embeddings
@@ -227,6 +228,7 @@ class Trainer:
         Returns:
             Whether it was taken over; if not, the log says why and nothing has changed.
         """
+        remove_scraps(path)
         if not path.exists():
             return False
         try:
@@ -278,7 +280,8 @@ def train_lightgcn(
         out_embeddings: Safetensors to write: the final (propagated) embeddings of the best evaluation,
             ``user`` [n_users, dim] and ``item`` [n_items, dim], float32.
         out_metrics: JSON to write: what is returned.
-        checkpoint: Where to keep the state of the run after each evaluation.
+        checkpoint: Where to keep the state of the run after each evaluation and when a stop is asked for
+            (`xrec_repro.interrupt`).
         device: ``cpu`` or ``cuda``.
         on_epoch: Called after each epoch, and after its checkpoint, with the epoch's record.
 
@@ -289,6 +292,7 @@ def train_lightgcn(
     Raises:
         DataError: The graph cannot be used: no train or val edges, negative ids, fewer items than k.
         ModelError: Training diverged, or a setting has an unknown value.
+        StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
     data = read_graph(graph)
     if data.edges["val"].shape[1] == 0:
@@ -312,13 +316,17 @@ def _run_epochs(
     fingerprint: str,
     on_epoch: Callable[[dict[str, float | int]], None] | None,
 ) -> None:
-    for _ in track(range(trainer.progress.epoch, trainer.settings["epochs"]), "LightGCN epochs"):
-        if trainer.stop_reason():
-            return
-        if trainer.run_epoch():
-            trainer.save(checkpoint, fingerprint)
-        if on_epoch:
-            on_epoch(trainer.progress.history[-1])
+    with stoppable() as stop_requested:
+        for _ in track(range(trainer.progress.epoch, trainer.settings["epochs"]), "LightGCN epochs"):
+            if trainer.stop_reason():
+                return
+            due, stop = trainer.run_epoch(), stop_requested()
+            if due or stop:
+                trainer.save(checkpoint, fingerprint)
+            if stop:
+                raise StoppedError(f"{trainer.progress.epoch} epochs of LightGCN are", checkpoint)
+            if on_epoch:
+                on_epoch(trainer.progress.history[-1])
 
 
 def _summary(trainer: Trainer, data: InteractionGraph, digest: str) -> dict[str, Any]:

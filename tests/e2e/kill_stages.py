@@ -1,0 +1,146 @@
+"""The workflow's four stages that resume, run by their own scripts on a tiny world, to be killed by test_kills.py."""
+
+import os
+import random
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+
+from xrec_repro.config import load_config, merge, settings
+from xrec_repro.contracts import GRAPH, ITEM_PROFILES, REFERENCES, TEXTS, USER_PROFILES
+from xrec_repro.explainer import pretrain
+from xrec_repro.io import write_table
+
+ROOT = Path(__file__).resolve().parents[2]
+# Imported once, in the process that all runs are forked from.
+PRELOAD = [__name__, "transformers.models.llama.modeling_llama", "xrec_repro.explainer.assemble"]
+PRELOAD += ["xrec_repro.explainer.stages", "xrec_repro.explainer.generation", "xrec_repro.recommender.train"]
+USERS, ITEMS = 20, 16
+SMALL = {
+    "llm": {"scratch": {"epochs": 2, "batch_size": 4, "hidden": 16, "intermediate": 24}},
+    "recommender": {"epochs": 30, "patience": 30, "batch_size": 16, "evaluate_every": 3, "k": 5},
+    "tuning": {"epochs": 2, "batch_size": 4, "checkpoint_every": 3},
+    "generation": {"batch_size": 2},
+}
+
+
+class Stage(NamedTuple):
+    """A rule as far as a job can see it."""
+
+    script: str
+    sections: tuple[str, ...]
+    outputs: dict[str, str]
+    kept: dict[str, str]  # the parameter for the file that keeps an unfinished run, where there is one
+    inputs: tuple[str, ...]
+
+
+TEXT_FILES = ("texts", "references", "user_profiles", "item_profiles")
+EXPLAINER = ("prompt", "embeddings", "adapter", "injection", "llm")
+STAGES = {
+    "lightgcn": Stage(
+        "train_lightgcn",
+        ("recommender",),
+        {"embeddings": "embeddings.safetensors", "metrics": "metrics.json"},
+        {"checkpoint": "checkpoint.safetensors"},
+        ("graph",),
+    ),
+    "llm": Stage("pretrain_lm", ("llm",), {"model": "model"}, {}, TEXT_FILES),
+    "tuning": Stage(
+        "tune_explainer",
+        (*EXPLAINER, "tuning"),
+        {"weights": "adapter.safetensors", "config": "adapter.json", "training": "training.parquet"},
+        {"checkpoint": "checkpoint.safetensors"},
+        (*TEXT_FILES, "embeddings", "llm"),
+    ),
+    "generation": Stage(
+        "generate_explanations",
+        (*EXPLAINER, "generation"),
+        {"explanations": "explanations.parquet"},
+        {"partial": "explanations.partial.jsonl"},
+        (*TEXT_FILES, "embeddings", "llm", "weights", "config"),
+    ),
+}
+PRODUCED = {
+    "embeddings": "lightgcn/embeddings.safetensors",
+    "llm": "llm/model",
+    "weights": "tuning/adapter.safetensors",
+    "config": "tuning/adapter.json",
+}
+
+
+class Named(dict):
+    """Files or wildcards as Snakemake hands them over."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+def run(name: str, world: Path, folder: Path, moment: tuple[int, int] | None = None) -> None:
+    """Run a stage's script in this process; with a moment, get the signal when it syncs its n-th file."""
+    if moment:
+        _signal_at_sync(*moment)
+    pretrain.CHECKPOINT_EVERY = 3
+    torch.set_num_threads(1)
+    runpy.run_path(str(ROOT / f"workflow/scripts/{STAGES[name].script}.py"), {"snakemake": _job(name, world, folder)})
+
+
+def outputs(name: str, folder: Path) -> dict[str, Path]:
+    """Return the declared outputs of a stage by name."""
+    return {key: folder / file for key, file in (STAGES[name].outputs | {"provenance": "provenance.json"}).items()}
+
+
+def make_texts(world: Path) -> None:
+    """Write the split, the profiles and the references of a world."""
+    rng = random.Random(0)
+
+    def words(low: int, high: int) -> str:
+        return " ".join(rng.choices(["dry", "humour", "slow", "suspense", "a", "cosy"], k=rng.randint(low, high)))
+
+    pairs = [(user, item) for user in range(USERS) for item in rng.sample(range(ITEMS), 6)]
+    split = ["train", "train", "train", "val", "test", "test"] * USERS
+    graph = {"user": [u for u, _ in pairs], "item": [i for _, i in pairs], "split": split}
+    ids = [f"e{n}" for n in range(len(pairs))]
+    names = {"user_id": [f"u{u}" for u, _ in pairs], "item_id": [f"i{i}" for _, i in pairs]}
+    rows = {"title": [words(1, 3) for _ in ids], "reference": [words(3, 12) for _ in ids], "example_id": ids}
+    write_table(world / "graph.parquet", graph, GRAPH)
+    write_table(world / "texts.parquet", graph | names | {"example_id": ids, "zero_shot": [False] * len(ids)}, TEXTS)
+    write_table(world / "references.parquet", rows, REFERENCES)
+    for kind, count, schema in (("user", USERS, USER_PROFILES), ("item", ITEMS, ITEM_PROFILES)):
+        profiles = {kind: range(count), "profile": [words(2, 12) for _ in range(count)]}
+        write_table(world / f"{kind}_profiles.parquet", profiles, schema)
+
+
+def _job(name: str, world: Path, folder: Path) -> SimpleNamespace:
+    stage = STAGES[name]
+    every = settings(load_config(ROOT / "config/config.yaml", ROOT / "tests/tiny.yaml"), "glassbox", "xrec")
+    every = merge(every, SMALL)
+    chosen = {section: every[section] for section in stage.sections}
+    chosen |= {"domain": "book", "embedding_width": every["recommender"]["dim"]}
+    if name == "llm":
+        chosen = every["llm"]["scratch"]
+    kept = {key: str(folder / file) for key, file in stage.kept.items()}
+    fixed = {"code": "the same", "compute": {"device": "cpu", "threads": 1}, "domain": "book", "shard": "1-of-1"}
+    return SimpleNamespace(
+        rule=stage.script,
+        input=Named({key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}),
+        output=Named({key: str(path) for key, path in outputs(name, folder).items()}),
+        params=Named({"settings": chosen, **fixed, **kept}),
+        wildcards=Named(seed="1"),
+        log=[str(folder / "log")],
+    )
+
+
+def _signal_at_sync(number: int, at: int) -> None:
+    sync, count = os.fsync, 0
+
+    def counted(handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), number)
+        sync(handle)
+
+    os.fsync = counted

@@ -1,0 +1,211 @@
+"""Stages that are killed and started again end in the bytes of an undisturbed run."""
+
+import multiprocessing
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e import kill_stages
+from tests.e2e.kill_stages import STAGES, make_texts, outputs
+
+SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
+RESUMED = {
+    "lightgcn": r"resumed after epoch (\d+)",
+    "llm": r"resumed pretraining after step (\d+)",
+    "tuning": r"resumed tuning after step (\d+)",
+    "generation": r"resumed generation after (\d+) examples",
+}
+
+
+@pytest.fixture(scope="module")
+def forks():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(kill_stages.PRELOAD)
+    return context
+
+
+@pytest.fixture(scope="module")
+def world(forks, tmp_path_factory) -> Path:
+    """Inputs of all stages, and their outputs of undisturbed runs."""
+    folder = tmp_path_factory.mktemp("world")
+    make_texts(folder)
+    for name in STAGES:
+        assert attempt(forks, name, folder, folder / name) == 0, (folder / name / "log").read_text()
+    return folder
+
+
+def attempt(forks, name, world, folder, moment=None, delay=None) -> int:
+    """Start a stage as Snakemake would, kill it after a delay; return how the process ended."""
+    folder.mkdir(exist_ok=True)
+    for path in outputs(name, folder).values():  # Snakemake removes what a failed job leaves of these
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    process = forks.Process(target=kill_stages.run, args=(name, world, folder, moment))
+    process.start()
+    process.join(delay)
+    if process.exitcode is None:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return all files of a stage but those that tell of its run."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {name: content for name, content in found.items() if name not in ("log", "provenance.json")}
+
+
+def kill_at_random(forks, name, world, folder, kills) -> int:
+    """Kill a stage at so many random moments, starting over where it ends before; return how often it got that far."""
+    want, rng, finished = files(world / name), random.Random(f"kills of {name}"), 0
+    started = time.monotonic()
+    assert attempt(forks, name, world, folder) == 0
+    length = time.monotonic() - started
+    shutil.rmtree(folder)
+    hits = 0
+    while hits < kills:
+        code = attempt(forks, name, world, folder, delay=rng.uniform(0, length))
+        assert code in (0, -signal.SIGKILL), (folder / "log").read_text()
+        hits += code != 0
+        if code == 0:
+            finished += 1
+            assert files(folder) == want
+            shutil.rmtree(folder)
+    assert attempt(forks, name, world, folder) == 0
+    assert files(folder) == want
+    return finished + 1
+
+
+@pytest.mark.parametrize("name", ["tuning", "generation"])
+def test_ten_kills_at_random_moments_change_no_byte(forks, world, tmp_path, capsys, name):
+    finished = kill_at_random(forks, name, world, tmp_path / name, kills=10)
+    with capsys.disabled():
+        print(f"\n{name}: 10 SIGKILLs while it ran, over {finished} runs; every result is that of an undisturbed run")
+
+
+@pytest.mark.parametrize("at", [2, 4])
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_kill_while_state_is_written_loses_one_interval_at_most(forks, world, tmp_path, name, at):
+    # The first file that is synced is the trace of attempts, the second the first state.
+    assert attempt(forks, name, world, tmp_path, (signal.SIGKILL, at)) == -signal.SIGKILL
+    assert attempt(forks, name, world, tmp_path) == 0
+    resumed = re.findall(RESUMED[name], (tmp_path / "log").read_text())
+    first = {"lightgcn": 3, "llm": 3, "tuning": 3, "generation": 2}[name]
+    # Generation has its rows in the file before it syncs; the others rename a file after that.
+    states = at - 2
+    assert resumed == ([str(states * first)] if states else [])
+    assert files(tmp_path) == files(world / name)
+
+
+@pytest.mark.parametrize(("name", "number"), [*((name, signal.SIGTERM) for name in STAGES), ("tuning", signal.SIGINT)])
+def test_a_job_asked_to_stop_saves_and_goes_on_later(forks, world, tmp_path, name, number):
+    assert attempt(forks, name, world, tmp_path, (number, 3)) == 143
+    log = (tmp_path / "log").read_text()
+    said = re.search(r"stopped as asked: (\d+) .* saved in (\S+); run the rule again to go on from there", log)
+    assert Path(said[2]).is_file()
+    assert not any(path.exists() for path in outputs(name, tmp_path).values())
+    assert attempt(forks, name, world, tmp_path) == 0
+    assert re.findall(RESUMED[name], (tmp_path / "log").read_text()) == [said[1]]
+    assert files(tmp_path) == files(world / name)
+
+
+SLOW_JOB = """
+import time
+from pathlib import Path
+from xrec_repro.interrupt import StoppedError, stoppable
+from xrec_repro.job import Job
+
+with Job(snakemake) as job:
+    state = Path("state")
+    job.output.result.write_text("half")
+    with stoppable() as stop_requested:
+        while not state.exists():
+            Path("running").touch()
+            time.sleep(0.05)
+            if stop_requested():
+                state.touch()
+                raise StoppedError("7 steps are", state)
+    state.unlink()
+    job.output.result.write_text("whole")
+"""
+SLOW_RULE = """
+rule slow:
+    output: result="result", provenance="provenance.json"
+    log: "log"
+    params: settings={}, code="x"
+    script: "slow.py"
+"""
+
+
+@pytest.fixture
+def slow(root, tmp_path) -> list[str]:
+    """A workflow of one job that runs until it is asked to stop; the command that runs it."""
+    prefix = re.search(r"^shell\.prefix\(.*\)$", (root / "workflow/rules/common.smk").read_text(), re.MULTILINE)[0]
+    # A command after the script's keeps bash in its place, as versions before 5.1 always stay.
+    (tmp_path / "Snakefile").write_text(f"{prefix}\nshell.suffix('; true')\n{SLOW_RULE}")
+    (tmp_path / "slow.py").write_text(SLOW_JOB)
+    return [SNAKEMAKE, "--directory", str(tmp_path), "--snakefile", str(tmp_path / "Snakefile"), "--cores", "1"]
+
+
+def test_snakemake_keeps_the_state_of_a_stopped_job_and_refuses_a_second_run(slow, tmp_path):
+    first = subprocess.Popen(slow, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    try:
+        while not (tmp_path / "running").exists():
+            assert first.poll() is None, first.stdout.read()
+            time.sleep(0.05)
+        # Without the option, which profiles/default sets, Snakemake asks for it before it looks at the lock.
+        second = subprocess.run([*slow, "--rerun-incomplete"], capture_output=True, text=True, check=False)
+        assert second.returncode == 1
+        assert "Directory cannot be locked" in second.stderr
+        assert "--unlock" in second.stderr
+        assert first.poll() is None, "the second run disturbed the first"
+    finally:
+        os.killpg(first.pid, signal.SIGTERM)  # Slurm signals all processes of a step, too
+    printed, _ = first.communicate()
+    assert first.returncode == 1
+    assert "slow: stopped as asked: 7 steps are saved in state; run the rule again to go on from there" in printed
+    assert (tmp_path / "state").exists()
+    assert not (tmp_path / "result").exists()
+    again = subprocess.run(slow, capture_output=True, text=True, check=False)
+    assert again.returncode == 0, again.stderr
+    assert (tmp_path / "result").read_text() == "whole"
+    assert not (tmp_path / "state").exists()
+
+
+def workflow(root, folder, *options):
+    target = "results/tiny/glassbox/xrec/seed1/generation/explanations.parquet"
+    command = [SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder), "--cores", "1"]
+    return [*command, *options, "--configfile", str(root / "tests/tiny.yaml"), "--", target]
+
+
+@pytest.mark.slow
+def test_the_workflow_survives_a_stop_and_a_power_cut(root, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    subprocess.run(workflow(root, whole), check=True, capture_output=True)
+    own = "results/tiny/glassbox/xrec/seed1"
+    for state, number in (
+        ("../../shared/llm/model", signal.SIGKILL),
+        ("adapter/checkpoint.safetensors", signal.SIGTERM),
+        ("generation/explanations.partial.jsonl", signal.SIGKILL),
+    ):
+        run = subprocess.Popen(
+            workflow(root, cut), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        )
+        while run.poll() is None and not (cut / own / state).exists():
+            time.sleep(0.01)
+        assert run.poll() is None, run.communicate()
+        os.killpg(run.pid, number)
+        run.communicate()
+        subprocess.run(workflow(root, cut, "--unlock"), check=True, capture_output=True)
+    subprocess.run(workflow(root, cut, "--rerun-incomplete"), check=True, capture_output=True)
+    for name in ("adapter/adapter.safetensors", "adapter/training.parquet", "generation/explanations.parquet"):
+        assert (cut / own / name).read_bytes() == (whole / own / name).read_bytes(), name
+    assert "resumed generation" in (cut / own / "logs/generate_explanations.log").read_text()
+    assert not [p for p in cut.rglob("*") if p.suffix == ".tmp" or "checkpoint" in p.name or "partial" in p.name]
