@@ -4,7 +4,6 @@ import ast
 import hashlib
 import os
 import platform
-import socket
 import subprocess
 import sys
 import time
@@ -13,7 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from xrec_repro.io import sha256_file, write_json
+from xrec_repro.accounting.attempts import Attempts, node_name
+from xrec_repro.accounting.energy import Meter
+from xrec_repro.errors import DataError
+from xrec_repro.io import read_json, sha256_file, write_json
 
 PACKAGE = Path(__file__).parent
 REPORTED_PACKAGES = (
@@ -104,12 +106,23 @@ class JobRecord:
         inputs: Name -> path of the files it reads.
         seed: The run's seed, if it draws anything.
         code: Its code digest.
+        trace: Where attempts at the job leave their trace; None for none.
+        unmetered: Why its energy is not metered; None to meter it.
     """
 
     def __init__(
-        self, rule: str, settings: dict[str, Any], inputs: dict[str, Path], seed: int | None, code: str
+        self,
+        rule: str,
+        settings: dict[str, Any],
+        inputs: dict[str, Path],
+        seed: int | None,
+        code: str,
+        trace: Path | None = None,
+        unmetered: str | None = "not asked for",
     ) -> None:
         self.started = time.time()
+        self._attempts = Attempts(trace, self.started) if trace else None
+        self._meter = Meter(unmetered)
         self.record: dict[str, Any] = {
             "rule": rule,
             "settings": settings,
@@ -125,6 +138,20 @@ class JobRecord:
         parts = [self.record["settings"], self.record["seed"], self.record["code_digest"], hashes]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
+    def check_inputs(self) -> None:
+        """Compare the inputs with what the jobs that made them recorded.
+
+        Raises:
+            DataError: An input is not the file that its job wrote: it was damaged, or edited.
+        """
+        for entry in self.record["inputs"].values():
+            rule, recorded = _as_made(Path(entry["path"]))
+            if recorded not in (None, entry["sha256"]):
+                raise DataError(
+                    f"{entry['path']}: not what {rule} made (SHA-256 is {str(entry['sha256'])[:8]}…, its provenance "
+                    f"says {recorded[:8]}…): damaged or edited; delete it, or run `snakemake --forcerun {rule} …`"
+                )
+
     def write(self, path: Path, outputs: dict[str, Path], result: dict[str, Any], device: str | None = None) -> None:
         """Write the provenance beside the outputs.
 
@@ -136,6 +163,8 @@ class JobRecord:
                 if it was chosen and CUDA was started.
         """
         ended = time.time()
+        earlier = self._attempts.earlier if self._attempts else []
+        slurm = self._attempts.own["slurm"] if self._attempts else None
         self.record |= {
             "outputs": {name: {"path": str(p), "sha256": _hash(p)} for name, p in outputs.items()},
             "result": result,
@@ -145,10 +174,33 @@ class JobRecord:
             "machine": _machine(device),
             "slurm_job": os.environ.get("SLURM_JOB_ID")
             or {"value": None, "reason": "not run under Slurm (SLURM_JOB_ID is not set)"},
-            "energy_kwh": {"value": None, "reason": "not metered by this rule"},
-            "co2_kg": {"value": None, "reason": "not metered by this rule"},
+            "slurm": slurm,
+            "attempt": len(earlier) + 1,
+            "failed_attempts": earlier,
+            "energy_kwh": self._meter.stop(),
         }
         write_json(path, self.record)
+        if self._attempts:
+            self._attempts.succeed()
+
+    def abandon(self) -> None:
+        """End the record of a job that failed."""
+        self._meter.stop()
+        if self._attempts:
+            self._attempts.fail()
+
+
+def _as_made(path: Path) -> tuple[str | None, str | None]:
+    """Return the rule that made a file and the digest it recorded; (None, None) for a file of no job.
+
+    A job's provenance lies in the folder of its outputs, under a name of its own where jobs share the folder.
+    """
+    for file in (path.with_name("provenance.json"), *sorted(path.parent.glob("*.provenance.json"))):
+        record = read_json(file) if file.is_file() else {}
+        for entry in record.get("outputs", {}).values():
+            if Path(entry["path"]).name == path.name:
+                return record["rule"], entry["sha256"]
+    return None, None
 
 
 def _hash(path: Path) -> str | None:
@@ -191,7 +243,7 @@ def _machine(chosen: str | None) -> dict[str, Any]:
     if chosen == "cuda" and torch is not None and torch.cuda.is_initialized():
         device = {"kind": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
     return {
-        "node": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
+        "node": node_name(),
         "python": platform.python_version(),
         "system": platform.system(),
         "cores": os.cpu_count(),

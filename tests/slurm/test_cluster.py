@@ -1,5 +1,6 @@
 """The demo through `--profile slurm`, on real daemons: `make slurm-test` starts a cluster and runs this."""
 
+import csv
 import getpass
 import os
 import re
@@ -23,6 +24,7 @@ SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 ACCOUNTING = os.environ.get("ACCOUNTING", "0") != "0"
 TUNING = ("tune_explainer", "glassbox_xrec_1")
 ADAPTER = "results/slurm/glassbox/xrec/seed1/adapter"
+CPU_KW = 0.1  # as tests/slurm/overlay.yaml states it
 PATIENCE_S = 1200  # it takes a quarter of that on two free cores
 
 
@@ -167,6 +169,41 @@ def test_the_provenance_names_the_job_and_its_node(folder, records):
         record = by_number[provenance["slurm_job"]]
         assert (record.rule, record.node) == (provenance["rule"], provenance["machine"]["node"])
         assert provenance["times"]["seconds"] <= record.elapsed_s + 1
+
+
+def test_table_3_charges_what_slurm_counted_failed_attempts_included(root, folder, attempts):
+    """By hand: Slurm's seconds, then equation 1 with the power that tests/slurm/overlay.yaml states."""
+    with (folder / "results/slurm/paper/tables/table3.csv").open() as stream:
+        rows = {row["experiment"]: row for row in csv.DictReader(stream) if row["kind"] == "demo"}
+    for label, experiment in (("XRec", "xrec"), ("XRec w/o profile", "no_profile")):
+        kg = 0.0
+        for rule, phase in (("tune_explainer", "train"), ("generate_explanations", "generate")):
+            tries = attempts[rule, f"glassbox_{experiment}_1"]
+            counted, own = float(rows[label][f"{phase}_slurm_seconds"]), float(rows[label][f"{phase}_seconds"])
+            print(f"\n{label}, {phase}: own {own:.1f} s, Slurm's {counted:.0f} s, {len(tries)} attempts", end="")
+            assert counted == pytest.approx(sum(record.elapsed_s for record in tries), abs=1)
+            assert own < tries[-1].elapsed_s + 1
+            assert int(rows[label][f"{phase}_failed_attempts"]) == len(tries) - 1
+            kg += 0.22 * 1.2 * CPU_KW * counted / 3600
+        assert float(rows[label]["kg_co2"]) == pytest.approx(kg)
+
+
+def test_the_ledger_has_every_attempt_behind_the_scores(folder, attempts):
+    """Also the one that died before it could leave a trace of its own."""
+    lines = read_json(folder / "results/slurm/paper/costs/jobs.json")
+    ledger = sorted((line["rule"], line["slurm_job"], line["slurm_seconds"]) for line in lines)
+    rules = {line["rule"] for line in lines}
+    slurm = sorted(
+        (record.rule, str(record.number), record.elapsed_s)
+        for (rule, _), tries in attempts.items()
+        if rule in rules
+        for record in tries
+    )
+    assert [line[:2] for line in ledger] == [record[:2] for record in slurm]
+    assert [line[2] for line in ledger] == pytest.approx([record[2] for record in slurm], abs=1)
+    untraced = [line for line in lines if line["seconds"] is None]
+    assert [line["rule"] for line in untraced] == ["merge_scores"]
+    assert all(line["node"] and line["partition"] and line["slurm_state"] for line in lines)
 
 
 def test_the_logs_of_all_attempts_are_kept(folder, records):

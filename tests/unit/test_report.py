@@ -11,6 +11,7 @@ from docutils.core import publish_parts
 
 STEMS = (
     "table1", "table2", "table3", "figure2", "figure2_zoomed", "figure3", "figure4", "embeddings", "groups",
+    "costs", "jobs", "sweeps",
     "examples", "claims", "statistics", "audit", "browse", "workflow",
 )  # fmt: skip
 
@@ -39,6 +40,7 @@ def test_captions_are_those_of_the_files_shown(root):
     """The stems that the rules mark, read from where they mark them."""
     rules = (root / "workflow/rules/paper.smk").read_text(encoding="utf-8")
     stems = {name.split("/")[-1] for name in re.findall(r'(?:paper|figure)_files\("([\w/]+)"', rules)}
+    stems |= set(re.findall(r"shown\(.*/(\w+)\.png", (root / "workflow/rules/sweeps.smk").read_text(encoding="utf-8")))
     stems |= {f"table{number}" for number in re.findall(r"table_files\((\d)\)", rules)}
     assert stems | {"workflow"} == set(STEMS)
     assert {path.stem for path in (root / "workflow/report").glob("*.rst")} == set(STEMS)

@@ -43,9 +43,57 @@ use rule make_table1 as make_table2 with:
         code=digest("make_score_table"),
 
 
+rule collect_jobs:
+    input:
+        **paper_inputs(None, "summary", "generate", "train"),
+    output:
+        **paper_files("costs/jobs", "json", "csv", category="Numbers"),
+        rules=f"{PAPER}/costs/rules.csv",
+    log:
+        f"{PAPER}/logs/collect_jobs.log",
+    benchmark:
+        f"{PAPER}/benchmarks/collect_jobs.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
+    params:
+        settings={"emissions": config["emissions"]},
+        resources=RESOURCES,
+        store=f"{PAPER}/costs/slurm.json",
+        code=digest("collect_jobs"),
+    script:
+        "../scripts/collect_jobs.py"
+
+
+rule plot_costs:
+    input:
+        jobs=f"{PAPER}/costs/jobs.json",
+    output:
+        **figure_files("costs"),
+    log:
+        f"{PAPER}/logs/plot_costs.log",
+    benchmark:
+        f"{PAPER}/benchmarks/plot_costs.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
+    params:
+        settings={"emissions": config["emissions"]},
+        code=digest("plot_costs"),
+    script:
+        "../scripts/plot_costs.py"
+
+
 rule make_table3:
     input:
         **paper_inputs(None, "generate", "train"),
+        jobs=f"{PAPER}/costs/jobs.json",
     output:
         **table_files(3),
     log:
@@ -328,6 +376,7 @@ PAPER_FILES = [
         *(f"figures/{stem}.{ending}" for stem in figures() for ending in ("pdf", "png")),
         "statistics/statistics.md",
         "statistics/groups.csv",
+        "costs/jobs.csv",
         "claims.md",
         "audit.md",
         "examples.md",

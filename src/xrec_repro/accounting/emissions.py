@@ -47,11 +47,13 @@ class Power:
         device: Name for people.
         kw: Power charged, in kW; None if it is not known.
         reason: Why it is not known, and what to do about it.
+        source: Where it comes from.
     """
 
     device: str
     kw: float | None
     reason: str | None = None
+    source: str | None = None
 
 
 def emissions_kg(seconds: float, power_kw: float, carbon_intensity: float, pue: float) -> float:
@@ -104,13 +106,20 @@ def find_hardware(name: str, hardware: Sequence[Hardware]) -> Hardware | None:
     return next((row for row in hardware if re.search(row.pattern, name)), None)
 
 
-def power_of(device: Mapping[str, Any], hardware: Sequence[Hardware], settings: Mapping[str, Any]) -> Power:
+def power_of(
+    device: Mapping[str, Any],
+    hardware: Sequence[Hardware],
+    settings: Mapping[str, Any],
+    detected: Mapping[str, Any] | None = None,
+) -> Power:
     """Return what a device draws.
 
     Args:
         device: As in a provenance: kind (``cpu`` or ``cuda``) and name.
         hardware: The known devices.
         settings: Section ``emissions``; its optional ``node_power_kw`` (name or kind of a device -> kW) comes first.
+        detected: What codecarbon knows of a device that is not known otherwise: ``cpu`` and ``gpu``, each kw and
+            source, or None. A GPU is charged with the CPU of its host.
     """
     kind, name = device["kind"], device["name"] or "unnamed"
     known = find_hardware(name, hardware)
@@ -118,9 +127,12 @@ def power_of(device: Mapping[str, Any], hardware: Sequence[Hardware], settings: 
     stated = settings.get("node_power_kw") or {}
     for key in (name, kind):
         if key in stated:
-            return Power(label, stated[key])
+            return Power(label, stated[key], source=f"emissions.node_power_kw.{key}")
     if known:
-        return Power(label, known.node_power_kw * known.share)
+        return Power(label, known.node_power_kw * known.share, source=known.source)
+    parts = [(detected or {}).get(part) for part in (("cpu", "gpu") if kind == "cuda" else ("cpu",))]
+    if None not in parts:
+        return Power(label, sum(part["kw"] for part in parts), source="; ".join(part["source"] for part in parts))
     return Power(label, None, f"the power of {label} is not known; state it in emissions.node_power_kw.{kind}")
 
 
@@ -142,10 +154,15 @@ def job_emissions(
     power = power_of(device, hardware, settings)
     if power.kw is None:
         return None, power.reason
-    return emissions_kg(seconds, power.kw, *_factors(settings)), None
+    return emissions_kg(seconds, power.kw, *emissions_factors(settings)), None
 
 
-def _factors(settings: Mapping[str, Any]) -> tuple[float, float]:
+def emissions_factors(settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Return carbon intensity (kg/kWh) and PUE.
+
+    Raises:
+        ConfigError: One is missing.
+    """
     for key in ("carbon_intensity", "pue"):
         if key not in settings:
             raise ConfigError(f"emissions.{key}: missing; config/config.yaml gives its default")
@@ -220,5 +237,5 @@ def _published_kg(run: PublishedRun, hardware: Sequence[Hardware], settings: Map
         known = find_hardware(gpu, hardware)
         if known is None:
             raise DataError(f"hardware.tsv: no pattern matches {gpu!r} of study_table3.csv; restore it")
-        kg += emissions_kg(seconds, getattr(known, power), *_factors(settings))
+        kg += emissions_kg(seconds, getattr(known, power), *emissions_factors(settings))
     return kg

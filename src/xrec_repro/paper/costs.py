@@ -2,73 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xrec_repro.accounting.emissions import (
-    Hardware,
-    find_hardware,
-    job_emissions,
-    load_hardware,
-    power_of,
-    published_totals,
-    recompute_published_emissions,
-)
+from xrec_repro.accounting.emissions import load_hardware, published_totals, recompute_published_emissions
+from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
-from xrec_repro.paper.published import PublishedRun, check_published_names, load_published_table1, load_published_table3
+from xrec_repro.paper.cost_rows import Cost, Phase, measured_cost, published_cost
+from xrec_repro.paper.published import check_published_names, load_published_table1, load_published_table3
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
 from xrec_repro.paper.rows import FEW_NOTE, Entry, dataset_blocks, elsewhere, run_source
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Training or generation.
-
-    Attributes:
-        device: What it ran on, for people.
-        seconds: How long it took.
-        kw: Power charged, in kW; None if it is not known.
-        stopped_early: Whether training was stopped before its last example.
-        kg: Its emissions by equation 1, in kg of CO2 equivalent; None if they are not known.
-        reason: Why they are not known.
-    """
-
-    device: str
-    seconds: float
-    kw: float | None
-    stopped_early: bool = False
-    kg: float | None = None
-    reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Cost:
-    """A row of table 3.
-
-    Attributes:
-        block: Label of the data set.
-        experiment: Its name.
-        kind: ``published``, ``measured`` or ``demo``.
-        seed: Of the run; None for published rows, which do not say.
-        few: Whether only a part of the test set was explained.
-        train: None where nothing is trained.
-        generate: Generation of the explanations.
-        kg: Emissions of both by equation 1; None if they are not known.
-        kg_printed: As published.
-        n_test: Examples explained; None for published rows.
-    """
-
-    block: str
-    experiment: str
-    kind: str
-    seed: int | None
-    few: bool
-    train: Phase | None
-    generate: Phase
-    kg: float | None
-    kg_printed: float | None = None
-    n_test: int | None = None
 
 
 def make_table3(
@@ -81,26 +24,28 @@ def make_table3(
     out_tex: str | Path,
     caption_notes: Sequence[str] = (),
     all_published: bool = False,
+    jobs: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write table 3 as CSV, Markdown and LaTeX (needs booktabs and graphicx).
 
     Args:
         entries: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed,
-            kind, few, n_test, train (provenance of the tuning, or None without one) and generate (provenance of the
-            generation); of these are read ``times.seconds``, ``machine.device`` and ``result.stopped_early``.
+            kind, few, n_test, stopped_early, train (the attempts at the tuning, or None without one) and generate
+            (the attempts at the generation, of all its parts); attempts as `accounting.jobs.account` returns them.
         published_as_by_dataset: Data set -> its name in the published tables, or None.
         resources_folder: The folder ``resources``.
-        emissions: carbon_intensity (kg/kWh), pue, sources (factor -> where it comes from), and maybe node_power_kw
-            (name or kind of a device -> kW).
+        emissions: carbon_intensity (kg/kWh), pue, sources (factor -> where it comes from), and maybe equivalents
+            (label, kg and source of each).
         out_csv: Where the CSV file goes.
         out_md: Where the Markdown file goes.
         out_tex: Where the LaTeX file goes.
         caption_notes: More notes to print under the table.
         all_published: Whether to print the published rows of data sets that this run does not have, too.
+        jobs: The attempts at all jobs of the run, for a note on the whole.
 
     Raises:
         ConfigError: A factor of the emissions is missing.
-        DataError: No entry, one given twice, a provenance without times or device, or an unknown name.
+        DataError: No entry, one given twice, one without attempts, or an unknown name.
     """
     if not entries:
         raise DataError(f"{out_csv}: there is nothing to print; name an experiment in run.experiments")
@@ -113,11 +58,11 @@ def make_table3(
     if all_published:
         again = dict(published)
         others = elsewhere(list(again), published_as_by_dataset)
-        rows += [_published(run.dataset, run, again[run], hardware) for run in others]
+        rows += [published_cost(run.dataset, run, again[run], hardware) for run in others]
     for dataset, label, members in dataset_blocks(entries):
         name = published_as_by_dataset.get(dataset)
-        rows += [_published(label, run, again, hardware) for run, again in published if run.dataset == name]
-        rows += [_measured(label, entry, hardware, emissions) for entry in members]
+        rows += [published_cost(label, run, again, hardware) for run, again in published if run.dataset == name]
+        rows += [measured_cost(label, entry) for entry in members]
     several_seeds = len({entry["seed"] for entry in entries}) > 1
     heads = _heads(rows)
     sheet = Sheet(
@@ -125,10 +70,14 @@ def make_table3(
         caption="Times and emissions of training and generation.",
         parts=[""],
         heads=heads,
-        lines=[*(_line(row, several_seeds, len(heads)) for row in rows), *_totals(rows, len(heads))],
-        notes=[*_notes(rows, emissions, published_totals(resources_folder, recomputed)), *caption_notes],
+        lines=[*(_line(row, several_seeds, heads) for row in rows), *_totals(rows, heads)],
+        notes=[
+            *_notes(rows, emissions, published_totals(resources_folder, recomputed)),
+            *_run_notes(rows, jobs, emissions),
+            *caption_notes,
+        ],
     )
-    write_sheet(sheet, [_record(row) for row in rows], out_csv, out_md, out_tex)
+    write_sheet(sheet, [_record(row, emissions) for row in rows], out_csv, out_md, out_tex)
 
 
 def _check_unique(entries: Sequence[Entry]) -> None:
@@ -138,99 +87,75 @@ def _check_unique(entries: Sequence[Entry]) -> None:
             raise DataError(f"table 3: {place} is given twice; name it once")
 
 
-def _published(label: str, run: PublishedRun, recomputed: Mapping[str, Any], hardware: Sequence[Hardware]) -> Cost:
-    phases = [(run.train_gpu, run.train_seconds, run.train_early_stopped), (run.generate_gpu, run.generate_seconds)]
-    train, generate = (
-        Phase(gpu, seconds, find_hardware(gpu, hardware).node_power_kw, *rest) if gpu else None
-        for gpu, seconds, *rest in phases
-    )
-    return Cost(
-        block=label,
-        experiment=run.experiment,
-        kind="published",
-        seed=None,
-        few=run.generate_gpu == "MIG",  # so says the caption of the study's table 3
-        train=train,
-        generate=generate,
-        kg=recomputed["kg_equation1"],
-        kg_printed=run.co2_kg,
-    )
-
-
-def _measured(label: str, entry: Entry, hardware: Sequence[Hardware], emissions: Mapping[str, Any]) -> Cost:
-    place = f"table 3: {entry['dataset']}/{entry['experiment']}/seed{entry['seed']}"
-    train = entry["train"] and _phase(f"{place}: training", entry["train"], hardware, emissions)
-    generate = _phase(f"{place}: generation", entry["generate"], hardware, emissions)
-    parts = [phase.kg for phase in (train, generate) if phase]
-    return Cost(
-        block=label,
-        experiment=entry["experiment_label"],
-        kind=entry["kind"],
-        seed=entry["seed"],
-        few=entry["few"],
-        train=train,
-        generate=generate,
-        kg=None if None in parts else math.fsum(parts),
-        n_test=entry["n_test"],
-    )
-
-
-def _phase(
-    place: str, provenance: Mapping[str, Any], hardware: Sequence[Hardware], emissions: Mapping[str, Any]
-) -> Phase:
-    try:
-        seconds, device = provenance["times"]["seconds"], provenance["machine"]["device"]
-        power = power_of(device, hardware, emissions)
-    except KeyError as error:
-        raise DataError(f"{place}: its provenance lacks {error}; run the rule again") from error
-    kg, reason = job_emissions(seconds, device, hardware, emissions)
-    return Phase(power.device, seconds, power.kw, bool(provenance["result"].get("stopped_early", False)), kg, reason)
-
-
 def _heads(rows: Sequence[Cost]) -> list[Head]:
+    """Return the columns: of those that are not always filled, the ones that a row fills."""
+    phases = [phase for row in rows for phase in row.phases]
     heads = [Head("Experiment", number=False), Head("Source", number=False)]
-    for phase in ("Training", "Generation"):
-        heads += [Head(f"{phase}: device", phase, "Device", number=False), Head(f"{phase}: time", phase, "Time")]
+    for name in ("Training", "Generation"):
+        heads += [Head(f"{name}: device", name, "Device", number=False), Head(f"{name}: time", name, "Time")]
+        if any(phase.slurm_seconds is not None for phase in phases):
+            heads.append(Head(f"{name}: by Slurm", name, "By Slurm"))
+    if any(phase.failed for phase in phases):
+        heads.append(Head("Failed attempts", "Attempts", "Failed"))
+    if any(phase.energy_kwh is not None for phase in phases):
+        heads.append(Head("kWh metered", "kWh", "Metered"))
     heads.append(Head("kg CO₂e by eq. 1", "kg CO₂e", "By eq. 1"))
     if any(row.kg_printed is not None for row in rows):
         heads.append(Head("kg CO₂e as printed", "kg CO₂e", "As printed"))
     return heads
 
 
-def _line(row: Cost, several_seeds: bool, columns: int) -> Line:
+def _line(row: Cost, several_seeds: bool, heads: Sequence[Head]) -> Line:
     source = "study" if row.kind == "published" else run_source(row.kind)
     source += f", seed {row.seed}" * (several_seeds and row.seed is not None)
-    cells = [row.experiment + "†" * row.few, source]
-    for phase in (row.train, row.generate):
-        cells += [phase.device, _clock(phase.seconds) + "‡" * phase.stopped_early] if phase else ["none", "–"]
-    cells += [_kg(row.kg), _kg(row.kg_printed)]
-    return Line([Cell(text) for text in cells[:columns]], row.block)
+    cells = {"Experiment": row.experiment + "†" * row.few, "Source": source}
+    for name, phase in (("Training", row.train), ("Generation", row.generate)):
+        cells[f"{name}: device"] = phase.device if phase else "none"
+        cells[f"{name}: time"] = _clock(phase.seconds) + "‡" * phase.stopped_early if phase else "–"
+        cells[f"{name}: by Slurm"] = _clock(phase.slurm_seconds) if phase else "–"
+    cells["Failed attempts"] = "–" if row.kind == "published" else str(sum(phase.failed for phase in row.phases))
+    cells["kWh metered"] = _amount(_sum([phase.energy_kwh for phase in row.phases]))
+    cells |= {"kg CO₂e by eq. 1": _amount(row.kg), "kg CO₂e as printed": _amount(row.kg_printed)}
+    return Line([Cell(cells[head.text]) for head in heads], row.block)
 
 
-def _totals(rows: Sequence[Cost], columns: int) -> Iterator[Line]:
+def _totals(rows: Sequence[Cost], heads: Sequence[Head]) -> Iterator[Line]:
     """Yield a line a source: the times and emissions of its rows above."""
     for kind in dict.fromkeys(row.kind for row in rows):
         members = [row for row in rows if row.kind == kind]
-        cells = ["Total of these rows", "study" if kind == "published" else run_source(kind)]
-        for phases in ([row.train for row in members], [row.generate for row in members]):
-            cells += ["", _clock(math.fsum(phase.seconds for phase in phases if phase))]
+        cells = dict.fromkeys((head.text for head in heads), "")
+        cells |= {"Experiment": "Total of these rows", "Source": "study" if kind == "published" else run_source(kind)}
+        for name, phases in (("Training", [r.train for r in members]), ("Generation", [r.generate for r in members])):
+            present = [phase for phase in phases if phase]
+            cells[f"{name}: time"] = _clock(math.fsum(phase.seconds for phase in present))
+            cells[f"{name}: by Slurm"] = _clock(_sum([phase.slurm_seconds for phase in present]))
+        if kind != "published":
+            cells["Failed attempts"] = str(sum(phase.failed for row in members for phase in row.phases))
+        cells["kWh metered"] = _amount(_sum([phase.energy_kwh for row in members for phase in row.phases]))
         known = [row.kg for row in members if row.kg is not None]
         bound = "≥ " * (0 < len(known) < len(members))
-        cells.append(bound + _kg(math.fsum(known) if known else None))
+        cells["kg CO₂e by eq. 1"] = bound + _amount(math.fsum(known) if known else None)
         printed = [row.kg_printed for row in members if row.kg_printed is not None]
-        cells.append(_kg(math.fsum(printed) if printed else None))
-        yield Line([Cell(text) for text in cells[:columns]], None)
+        cells["kg CO₂e as printed"] = _amount(math.fsum(printed) if printed else None)
+        yield Line([Cell(cells[head.text]) for head in heads], None)
 
 
-def _clock(seconds: float) -> str:
+def _sum(values: Sequence[float | None]) -> float | None:
+    """Return the sum, None where a part of it is not known."""
+    return None if None in values or not values else math.fsum(values)
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def _kg(kg: float | None) -> str:
-    if kg is None:
+def _amount(amount: float | None) -> str:
+    if amount is None:
         return "–"
-    return f"{kg:.2f}" if kg >= 0.1 or kg == 0 else f"{kg:#.2g}"
+    return f"{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{amount:#.2g}"
 
 
 def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[str, float]) -> list[str]:
@@ -240,12 +165,13 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
         for key, unit in (("carbon_intensity", " kg/kWh"), ("pue", ""))
     )
     notes = [
-        "Times are h:mm:ss. In this run they are of whole jobs, loading included, and a job that was resumed counts "
-        "from its last start; what experiments share (profiles, recommender, language model) is not in them.",
+        "Times are h:mm:ss. In this run they are of whole jobs by their own clocks, loading included, of the attempt "
+        "that succeeded (of all parts of a generation in parts, whose putting together is not in them); what "
+        "experiments share (profiles, recommender, language model) is not in them either.",
         f"Equation 1 of the study: carbon intensity {intensity} times PUE {pue} times the power of one GPU and its "
         "host times the time.",
     ]
-    phases = [phase for row in rows for phase in (row.train, row.generate) if phase]
+    phases = [phase for row in rows for phase in row.phases]
     powers = dict.fromkeys(f"{phase.device} {phase.kw:g} kW" for phase in phases if phase.kw is not None)
     notes += [f"Power charged: {', '.join(powers)}."] if powers else []
     notes += [f"Emissions of this run: {reason}." for reason in dict.fromkeys(p.reason for p in phases) if reason]
@@ -277,13 +203,59 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
     return notes
 
 
-def _record(row: Cost) -> dict[str, Any]:
+def _run_notes(rows: Sequence[Cost], jobs: Sequence[Mapping[str, Any]], emissions: Mapping[str, Any]) -> list[str]:
+    """Say what was charged of this run, and what its emissions amount to."""
+    measured = [row for row in rows if row.kind != "published"]
+    phases = [phase for row in measured for phase in row.phases]
+    notes = [_slurm_note(phases)]
+    failed = sum(phase.failed for phase in phases)
+    if failed:
+        notes.append(f"Attempts at these jobs that failed or were killed: {failed}. They are charged like others.")
+    if any(phase.energy_kwh is not None for phase in phases):
+        notes.append(
+            "kWh metered: by the counters of the GPUs and processors (costs/jobs.csv says which), without the overhead "
+            "of the centre, of the attempts that succeeded; not part of equation 1."
+        )
+    kg = _sum([row.kg for row in measured])
+    for same in (emissions.get("equivalents") or []) if kg else []:
+        amount = f"{kg / same['kg']:.3g} {same['label']}"
+        notes.append(f"The {_amount(kg)} kg of this run's rows are {amount} ({same['source']}).")
+    return notes + ([_whole_note(jobs)] if jobs else [])
+
+
+def _slurm_note(phases: Sequence[Phase]) -> str:
+    counted = sum(phase.slurm_seconds is not None for phase in phases)
+    if not counted:
+        return "Slurm has no record of the jobs of these rows, so their own times are charged."
+    some = f" ({counted} of the {len(phases)} here; the others are charged their own times)" * (counted < len(phases))
+    return (
+        "By Slurm: what Slurm counts for a job, its start-up and the attempts that failed included. Where there is "
+        f"such a time, it is the one that is charged{some}."
+    )
+
+
+def _whole_note(jobs: Sequence[Mapping[str, Any]]) -> str:
+    kg, failed = total(jobs, "kg_co2"), sum(job["outcome"] == "failed" for job in jobs)
+    emitted = "emissions not known" if kg is None else f"{_amount(kg)} kg"
+    return (
+        f"The whole run, what experiments share and scores included: {len(jobs) - failed} jobs, {failed} failed "
+        f"attempts, {_clock(total(jobs, 'charged_seconds'))} charged, {emitted}; by rule in costs/rules.csv."
+    )
+
+
+def _record(row: Cost, emissions: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the CSV file."""
     record: dict[str, Any] = {"dataset": row.block, "experiment": row.experiment, "kind": row.kind, "seed": row.seed}
     record |= {"few": int(row.few), "n_test": row.n_test}
     for name, phase in (("train", row.train), ("generate", row.generate)):
         record |= {f"{name}_device": phase and phase.device, f"{name}_seconds": phase and phase.seconds}
-        record |= {f"{name}_kg_co2": phase and phase.kg}
+        record |= {f"{name}_slurm_seconds": phase and phase.slurm_seconds, f"{name}_kg_co2": phase and phase.kg}
+        measured = phase if row.kind != "published" else None
+        record |= {f"{name}_failed_attempts": measured and measured.failed}
+        record |= {f"{name}_energy_kwh": measured and measured.energy_kwh}
     record["train_stopped_early"] = int(row.train is not None and row.train.stopped_early)
-    reasons = dict.fromkeys(phase.reason for phase in (row.train, row.generate) if phase and phase.reason)
-    return record | {"kg_co2": row.kg, "kg_co2_printed": row.kg_printed, "reason": "; ".join(reasons)}
+    reasons = dict.fromkeys(phase.reason for phase in row.phases if phase.reason)
+    record |= {"kg_co2": row.kg, "kg_co2_printed": row.kg_printed, "reason": "; ".join(reasons)}
+    for same in emissions.get("equivalents") or []:
+        record[same["label"]] = None if row.kg is None else row.kg / same["kg"]
+    return record
