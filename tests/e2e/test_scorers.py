@@ -48,7 +48,7 @@ def four_cases(reference, named, item_aspects, rng) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("metric", "scorer"), [("bartscore", "bart"), ("bleurt", "bleurt")])
+@pytest.mark.parametrize(("metric", "scorer"), [("bartscore", "bart"), ("bleurt", "bleurt"), ("llamascore", "judge")])
 def test_obvious_cases_are_ordered(root, world, tmp_path, metric, scorer):
     train, references, cases = world
     config = load_config(root / "config/config.yaml")

@@ -94,6 +94,38 @@ def make(folder: Path, cut: str = "digits", template: str | None = PLAIN, seed: 
     return folder
 
 
+def make_seq2seq(folder: Path, kind: str, cut: str = "digits", template: str = PLAIN, context: int = 1024) -> Path:
+    """Save a random encoder-decoder: a BART whose replies are forced to begin with a token, or a T5."""
+    from transformers import BartConfig, BartForConditionalGeneration, T5Config, T5ForConditionalGeneration
+
+    save_tokenizer(folder, cut, template)
+    torch.manual_seed(0)
+    shared = {"vocab_size": len(WORDS), "d_model": 32, "bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0}
+    if kind == "bart":
+        sizes = {
+            f"{part}_{what}": number
+            for part in ("encoder", "decoder")
+            for what, number in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))
+        }
+        config = BartConfig(
+            **shared, **sizes, max_position_embeddings=context, init_std=0.3, decoder_start_token_id=1, dropout=0.0
+        )
+        model = BartForConditionalGeneration(config)
+        model.generation_config.forced_bos_token_id = WORDS.index(TURN)
+        model.generation_config.forced_eos_token_id = None
+    else:
+        config = T5Config(
+            **shared, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0, tie_word_embeddings=False
+        )
+        model = T5ForConditionalGeneration(config)
+    with torch.no_grad():  # so that replies depend on the prompt
+        for name, weight in model.named_parameters():
+            if "EncDecAttention" in name or "encoder_attn" in name:
+                weight.mul_(5)
+    model.save_pretrained(folder)
+    return folder
+
+
 def make_chain(folder: Path, template: str, *replies: str) -> Path:
     """Save a Llama that looks at nothing but its last token and follows the given chains of characters.
 
@@ -136,9 +168,21 @@ def column(metric, predictions=PREDICTIONS, references=REFERENCES) -> np.ndarray
 
 @functools.lru_cache
 def load(folder: Path):
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+    loader = AutoModelForSeq2SeqLM if AutoConfig.from_pretrained(folder).is_encoder_decoder else AutoModelForCausalLM
+    return loader.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def following(model, prompt: list[int], replies: list[list[int]]) -> torch.Tensor:
+    """Return the logits after the prompt and after each token of replies of one length."""
+    if not model.config.is_encoder_decoder:
+        return model(torch.tensor([prompt + reply for reply in replies])).logits[:, len(prompt) - 1 :]
+    forced = model.generation_config.forced_bos_token_id
+    start = [model.config.decoder_start_token_id, *([] if forced is None else [forced])]
+    decoded = torch.tensor([start + reply for reply in replies])
+    encoded = model.get_encoder()(torch.tensor([prompt]))[0].expand(len(replies), -1, -1)
+    return model(encoder_outputs=(encoded,), decoder_input_ids=decoded).logits[:, len(start) - 1 :]
 
 
 @torch.no_grad()
@@ -150,7 +194,7 @@ def brute_force(folder: Path, prediction: str, reference: str, lead: str = "") -
     logp = {}
     for _, group in itertools.groupby(sorted(range(101), key=lambda k: len(numbers[k])), lambda k: len(numbers[k])):
         group = list(group)
-        logits = model(torch.tensor([prompt + numbers[k] for k in group])).logits[:, len(prompt) - 1 :]
+        logits = following(model, prompt, [numbers[k] for k in group])
         logp |= zip(group, logits.double().log_softmax(dim=-1), strict=True)
     probability = []
     for k, tokens in enumerate(numbers):
@@ -325,6 +369,64 @@ def test_a_template_that_takes_no_second_question_is_named(tmp_path):
     folder = make_chain(tmp_path / "judge", NOT_ALTERNATING, ":x")
     with pytest.raises(ModelError, match=r"refuses the conversation \(Roles must alternate\).*set attempts to 1"):
         llama(folder).score(["a"], ["b"])
+
+
+# --- Encoder-decoders -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", ["whole", "digits"])
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_the_expectation_of_an_encoder_decoder_equals_brute_force(tmp_path, kind, cut):
+    folder = make_seq2seq(tmp_path / "judge", kind, cut)
+    pairs = list(zip(PREDICTIONS, REFERENCES, strict=True))[::2]
+    scores = llama(folder, mode="expected").score(*zip(*pairs, strict=True))
+    expected = np.array([brute_force(folder, *pair) for pair in pairs])
+    np.testing.assert_allclose(scores.columns["llamascore"], expected[:, 0], rtol=1e-4)
+    assert scores.counts["number_mass"] == pytest.approx(expected[:, 1].mean(), rel=1e-4)
+    assert np.std(expected[:, 0]) > 0.2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_replies_of_an_encoder_decoder_are_those_of_the_library(tmp_path, kind):
+    folder = make_seq2seq(tmp_path / "judge", kind)
+    model, tokenizer = load(folder)
+    start = 1 if model.generation_config.forced_bos_token_id is None else 2
+    found = replies(llama(folder, max_new_tokens=12))
+    for row, pair in enumerate(zip(PREDICTIONS, REFERENCES, strict=True)):
+        prompt = tokenizer.apply_chat_template(question(*pair), add_generation_prompt=True, return_tensors="pt")
+        whole = model.generate(prompt, max_new_tokens=12 + start - 1, do_sample=False, num_beams=1)[0].tolist()
+        assert found[row].text == tokenizer.decode(whole[start:], skip_special_tokens=True)
+        assert found[row].truncated == (whole[-1] != 1)
+    assert len({reply.text for reply in found.values()}) > 4
+
+
+@pytest.mark.parametrize("kind", ["bart", "t5"])
+def test_an_encoder_decoder_does_not_depend_on_the_batch(tmp_path, kind):
+    folder = make_seq2seq(tmp_path / "judge", kind, "mixed")
+    alone = column(llama(folder, mode="expected", batch_size=1)), replies(llama(folder, batch_size=1))
+    for size in (2, 5, 64):
+        np.testing.assert_allclose(column(llama(folder, mode="expected", batch_size=size)), alone[0], rtol=1e-4)
+        assert replies(llama(folder, batch_size=size)) == alone[1]
+
+
+@pytest.mark.parametrize("mode", ["parse", "expected"])
+def test_an_encoder_decoder_counts_prompt_and_reply_apart(tmp_path, mode):
+    _, tokenizer = load(make_seq2seq(tmp_path / "any", "bart"))
+    length = len(tokenizer.apply_chat_template(question("a", "b"), add_generation_prompt=True))
+    metric = llama(make_seq2seq(tmp_path / "judge", "bart", context=length), mode=mode, attempts=1)
+    asked = {row: question(prediction, "b") for row, prediction in enumerate(["a", "ab", "c"])}
+    assert sorted(row for rows, _ in metric._batches(asked, 6) for row in rows) == [0, 2]
+    assert list(metric._batches(asked, length)) == []  # the decoder would need one position more than there are
+
+
+def test_an_encoder_decoder_without_a_start_token_is_named(tmp_path):
+    folder = make_seq2seq(tmp_path / "judge", "t5")
+    for name in ("config.json", "generation_config.json"):
+        file = folder / name
+        file.write_text(file.read_text().replace('"decoder_start_token_id": 0', '"decoder_start_token_id": null'))
+    with pytest.raises(ModelError, match="judge: its generation configuration has no decoder_start_token_id"):
+        column(llama(folder))
 
 
 # --- Chat templates -------------------------------------------------------------------------------------------

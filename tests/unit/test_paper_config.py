@@ -141,6 +141,7 @@ def test_scores_are_made_with_the_published_configuration(config):
     metrics = config["metrics"]
     assert set(metrics["use"]) == {"llamascore", "bertscore", "bartscore", "bleurt", "usr", "bleu", "rouge", "distinct"}
     judge = {"model": "meta-llama/Llama-3.1-8B-Instruct", "dtype": "bfloat16", "mode": "parse"}
+    judge["revision"] = "0e9e39f249a16976918f6564b8830bc894c89659"
     assert judge.items() <= metrics["llamascore"].items()
     bert = build_metric("bertscore", metrics["bertscore"])
     assert (bert.layer, bert.rescale, bert.idf, bert._baseline_name) == (17, True, False, "roberta-large")

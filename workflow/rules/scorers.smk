@@ -1,6 +1,6 @@
 """Small scorers for machines without a model hub, trained on the train-split references of the run's data sets."""
 
-for SCORER in ("bart", "bleurt"):
+for SCORER in ("bart", "bleurt", "judge"):
 
     rule:
         name:

@@ -16,6 +16,7 @@ from xrec_repro.profiles.chat_models import Messages
 
 # Llama 3's templates write a date into the system turn: 3.1 this one, 3.2 today's. Said aloud, it is always this one.
 _DATE = "26 Jul 2024"
+MOST_STARTS = 2  # tokens in a decoder before the reply
 
 
 class ChatFormat:
@@ -64,14 +65,18 @@ class ChatFormat:
         """Return the tokens of a prompt; the template has already written the special ones."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def reply_ids(self, replies: Sequence[str]) -> list[tuple[int, ...]]:
+    def reply_ids(self, replies: Sequence[str], apart: bool = False) -> list[tuple[int, ...]]:
         """Return the tokens of replies as they follow a prompt, without an end.
+
+        Args:
+            replies: The texts.
+            apart: Whether they stand in a sequence of their own, a decoder's, instead.
 
         Raises:
             ModelError: The tokenizer cannot write a reply, or merges its start with the end of the prompt.
         """
-        prompt = self.text(question("P", "R"))
-        before, lead = self.ids(prompt), self._lead(prompt, replies[0])
+        prompt = "" if apart else self.text(question("P", "R"))
+        before, lead = self.ids(prompt), "" if apart else self._lead(prompt, replies[0])
         found = []
         for reply in replies:
             whole = self.ids(prompt + lead + reply)
@@ -168,6 +173,63 @@ class Continuation:
         )
         self._cache = output.past_key_values
         return output.logits
+
+
+class DecoderContinuation(Continuation):
+    """A batch of prompts that the encoder of an encoder-decoder has read, and replies that its decoder goes on with.
+
+    Prompts are padded on the right, where neither absolute nor relative positions see it, and padding is masked. The
+    decoder's sequences begin with its start token and the first token that the generation configuration forces, if it
+    does; they are of one length, so that none is padded.
+
+    Args:
+        model: The encoder-decoder.
+        prompts: Token ids, one list a row.
+
+    Attributes:
+        next: Logits of the first token of the reply, ``(rows, vocabulary)``.
+    """
+
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+        self._model, self._device, self._cache = model, model.get_input_embeddings().weight.device, None
+        longest = max(map(len, prompts))
+        ids = [list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
+        mask = [[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
+        self._mask = torch.tensor(mask, device=self._device)
+        with torch.inference_mode():
+            self._encoded = model.get_encoder()(
+                input_ids=torch.tensor(ids, device=self._device), attention_mask=self._mask, return_dict=True
+            )
+        self.next = self.extend(torch.tensor([reply_start(model)]).expand(len(prompts), -1))[:, -1]
+
+    @torch.inference_mode()
+    def extend(self, tokens: Tensor) -> Tensor:
+        """Decode more tokens, ``(rows, length)``; returns the logits after each, ``(rows, length, vocabulary)``."""
+        output = self._model(
+            encoder_outputs=self._encoded,
+            attention_mask=self._mask,
+            decoder_input_ids=tokens.to(self._device),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        self._cache = output.past_key_values
+        return output.logits
+
+
+def reply_start(model: Any) -> list[int]:
+    """Return the tokens with which the decoder of an encoder-decoder begins.
+
+    Raises:
+        ModelError: The generation configuration does not name any.
+    """
+    chosen = model.generation_config
+    start = chosen.bos_token_id if chosen.decoder_start_token_id is None else chosen.decoder_start_token_id
+    if start is None:
+        raise ModelError(
+            f"{model.config.name_or_path}: its generation configuration has no decoder_start_token_id; "
+            "add it, or choose another model"
+        )
+    return [start] if chosen.forced_bos_token_id is None else [start, chosen.forced_bos_token_id]
 
 
 def greedy(batch: Continuation, max_new_tokens: int, ends: frozenset[int]) -> list[tuple[list[int], bool]]:

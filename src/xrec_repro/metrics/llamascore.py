@@ -11,7 +11,15 @@ import numpy as np
 
 from xrec_repro.metrics._batches import length_sorted
 from xrec_repro.metrics._judge import HIGHEST, LOWEST, check_setting, judge, protocol_digest, question, warn_missing
-from xrec_repro.metrics._local_chat import ChatFormat, Continuation, TokenTree, greedy, stop_ids
+from xrec_repro.metrics._local_chat import (
+    MOST_STARTS,
+    ChatFormat,
+    Continuation,
+    DecoderContinuation,
+    TokenTree,
+    greedy,
+    stop_ids,
+)
 from xrec_repro.metrics._models import (
     load_pretrained,
     local_folder,
@@ -34,7 +42,8 @@ class LlamaScore(Metric):
 
     Prompt, parsing and repeated questions are those of `xrec_repro.metrics._judge`. A chat template that refuses or
     drops a system message gets the system text at the head of the user's. Values depend on neither the batch size nor
-    the order of the rows (up to rounding, which 16-bit formats make visible).
+    the order of the rows (up to rounding, which 16-bit formats make visible). Of an encoder-decoder, the encoder
+    reads the prompt and the decoder replies; all else is the same.
 
     Mode ``parse``, the study's: the model replies greedily, and the reply is parsed. What stays without a score after
     `attempts` replies is NaN (counted as ``unparsable``).
@@ -112,6 +121,10 @@ class LlamaScore(Metric):
 
         return self._load(AutoConfig)
 
+    @property
+    def _is_encoder_decoder(self) -> bool:
+        return self._config.is_encoder_decoder
+
     @cached_property
     def _format(self) -> ChatFormat:
         from transformers import AutoTokenizer
@@ -125,9 +138,10 @@ class LlamaScore(Metric):
 
     @cached_property
     def _model(self) -> Any:
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-        model = self._load(AutoModelForCausalLM, dtype=torch_dtype(self.dtype, _KEY))
+        loader = AutoModelForSeq2SeqLM if self._is_encoder_decoder else AutoModelForCausalLM
+        model = self._load(loader, dtype=torch_dtype(self.dtype, _KEY))
         return model.eval().to(torch_device(self.device))
 
     def _columns(
@@ -150,7 +164,7 @@ class LlamaScore(Metric):
 
     def _expect(self, predictions: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
         numbers = np.arange(LOWEST, HIGHEST + 1)
-        tree = TokenTree(self._format.reply_ids([str(number) for number in numbers]))
+        tree = TokenTree(self._format.reply_ids([str(number) for number in numbers], apart=self._is_encoder_decoder))
         pairs = list(zip(predictions, references, strict=True))
         first = {pair: row for row, pair in reversed(list(enumerate(pairs)))}
         values, mass = np.full((2, len(pairs)), np.nan)
@@ -173,13 +187,19 @@ class LlamaScore(Metric):
 
     def _batches(self, conversations: Mapping[int, Messages], room: int) -> Iterator[tuple[list[int], Continuation]]:
         """Yield rows and their prompts, read by the model; those without `room` in the context are left out."""
-        context = getattr(self._config, "max_position_embeddings", None) or float("inf")
+        reader = DecoderContinuation if self._is_encoder_decoder else Continuation
         texts = {row: self._format.text(messages) for row, messages in conversations.items()}
         prompts = {row: self._format.ids(text) for row, text in texts.items()}
-        fitting = [row for row, prompt in prompts.items() if len(prompt) + room <= context]
+        fitting = [row for row, prompt in prompts.items() if self._fits(len(prompt), room)]
         for places in track(length_sorted(self.batch_size, [texts[row] for row in fitting]), self.name):
             rows = [fitting[place] for place in places]
-            yield rows, Continuation(self._model, [prompts[row] for row in rows])
+            yield rows, reader(self._model, [prompts[row] for row in rows])
+
+    def _fits(self, length: int, room: int) -> bool:
+        context = getattr(self._config, "max_position_embeddings", None) or float("inf")
+        if self._is_encoder_decoder:  # which counts prompt and reply apart; the last token of a reply is not read
+            return max(length, MOST_STARTS + room - 1) <= context
+        return length + room <= context
 
 
 METRIC = LlamaScore

@@ -12,7 +12,7 @@ def train_scorer(name: str, texts: Sequence[str], settings: Settings, out_folder
     """Train a scorer on explanations of the train split.
 
     Args:
-        name: ``bart`` | ``bleurt``.
+        name: ``bart`` | ``bleurt`` | ``judge``.
         texts: The explanations.
         settings: Section ``scorers.<name>``.
         out_folder: Where the model goes.
