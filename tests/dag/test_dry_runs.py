@@ -34,14 +34,16 @@ SHARED_STAGES = ["filter_kcore", "split_interactions", "generate_profiles", "gen
 PAPER_RULES = [
     *("make_table1", "make_table2", "make_table3", "plot_figure2", "plot_figure3", "plot_figure4", "plot_embeddings"),
     *("judge_claims", "write_statistics", "audit_published", "pick_examples", "group_scores", "write_browser"),
+    *("collect_jobs", "plot_costs"),
 ]
 
 
 def test_the_demo_runs_six_experiments_on_one_world(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2"))
     assert all(found[name] == 1 for name in [*SHARED_STAGES, "make_glassbox", "read_reviews", "train_lightgcn"])
-    assert all(found[name] == 1 for name in [*PAPER_RULES, "train_bart", "train_bleurt"])
-    assert found["generate_explanations"] == found["merge_scores"] == found["score_bartscore"] == 6
+    assert all(found[name] == 1 for name in [*PAPER_RULES, "train_bart", "train_bleurt", "train_judge"])
+    assert found["generate_explanations"] == found["merge_scores"] == 6
+    assert found["score_bartscore"] == found["score_llamascore"] == 6
     assert found["tune_explainer"] == 5
     assert not {"import_release", "score_gptscore"} & set(found)
 
@@ -57,7 +59,7 @@ def test_the_released_data_need_no_reader(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
     assert found["import_release"] == found["train_lightgcn"] == found["pretrain_lm"] == 2
     assert found["tune_explainer"] == 4
-    assert not {"score_faithfulness", "score_llamascore", "train_bart"} & set(found)
+    assert not {"score_faithfulness", "score_llamascore", "train_bart", "train_judge"} & set(found)
     assert not {"make_glassbox", "read_reviews", "fetch_release"} & set(found)
 
 
@@ -94,6 +96,17 @@ def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, see
     assert found["tune_explainer"] == 5 * len(seeds)
     assert found["generate_explanations"] == 6 * len(seeds)
     assert all(found[name] == 1 for name in SHARED_STAGES)
+
+
+def test_shards_are_jobs_of_their_own_and_nothing_else_changes(root, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(yaml.safe_dump({"scatter": {"generation": 4, "judging": 3}}))
+    whole = jobs(dry_run(root, tmp_path, "--cores", "2"))
+    found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
+    shards = {"generate_shard": 24, "gather_explanations": 6, "score_llamascore_shard": 18, "gather_llamascore": 6}
+    kept = {rule: count for rule, count in whole.items() if rule not in ("generate_explanations", "score_llamascore")}
+    assert found == kept | shards
+    assert not set(shards) & set(whole)
 
 
 @pytest.mark.parametrize("target", ["demo", "real"])

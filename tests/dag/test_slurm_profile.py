@@ -10,6 +10,8 @@ import pytest
 import yaml
 import yte
 
+from xrec_repro.shards import JUDGES
+
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 CLASSES = {
     "cpu": {"slurm_partition": "c"},
@@ -29,11 +31,18 @@ def every_metric(root, tmp_path_factory) -> Path:
     return overlay
 
 
+@pytest.fixture(scope="module")
+def shards(every_metric) -> Path:
+    """The same, with generation and judging in shards."""
+    overlay = every_metric.with_name("shards.yaml")
+    scatter = {"scatter": {"generation": 3, "judging": 2}}
+    overlay.write_text(yaml.safe_dump(yaml.safe_load(every_metric.read_text()) | scatter))
+    return overlay
+
+
 def snakemake(root: Path, overlay: Path, *options: str, **variables: str) -> str:
     command = [SNAKEMAKE, *options, "--nolock", "--configfile", str(overlay)]
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith(("XREC_PARTITION", "SBATCH"))
-    }
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("XREC_", "SBATCH"))}
     environment |= {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}", **variables}
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,7 +50,7 @@ def snakemake(root: Path, overlay: Path, *options: str, **variables: str) -> str
 
 
 def load_profile(root: Path, monkeypatch, **variables: str) -> dict:
-    for name in (*RENAMED, "SBATCH_ACCOUNT"):
+    for name in (*RENAMED, "SBATCH_ACCOUNT", "XREC_SHARDS_PER_JOB"):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -62,8 +71,10 @@ def first(root, every_metric, tmp_path_factory) -> dict[str, dict[str, str]]:
     return planned(root, every_metric, tmp_path_factory.mktemp("first"), 1)
 
 
-def test_all_rules_that_the_profile_names_exist(root, every_metric, monkeypatch):
-    rules = set(snakemake(root, every_metric, "--list-rules").split())
+def test_all_rules_that_the_profile_names_exist(root, every_metric, shards, monkeypatch):
+    whole, in_shards = (set(snakemake(root, overlay, "--list-rules").split()) for overlay in (every_metric, shards))
+    rules = whole | in_shards
+    assert whole - in_shards == {"generate_explanations", "score_gptscore", "score_llamascore"}
     named = set(load_profile(root, monkeypatch)["set-resources"])
     assert named - rules == set()
     assert {"score_gptscore", "fetch_release", "import_release", "make_table1"} <= rules - named
@@ -74,21 +85,24 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
     config = yaml.safe_load((root / "config/config.yaml").read_text())
     several = {
         "score_metric": {
-            f"score_{name}" for name, entry in config["metrics"].items() if name != "use" and "model" in entry
+            *(f"score_{name}" for name, entry in config["metrics"].items() if name != "use" and "model" in entry),
+            *(f"score_{name}_shard" for name in JUDGES),
         },
         "train_scorer": {f"train_{name}" for name in config["scorers"]},
+        "generate_explanations": {"generate_explanations", "generate_shard"},
     }
     scripts = [path for path in (root / "workflow/scripts").glob("*.py") if "job.device()" in path.read_text()]
     wanted = set().union(*(several.get(path.stem, {path.stem}) for path in scripts))
-    wanted.remove("score_gptscore")  # its model is a server's
+    wanted -= {"score_gptscore", "score_gptscore_shard"}  # their model is a server's
     classes = load_profile(root, monkeypatch, **RENAMED)["set-resources"]
     assert {rule for rule, entry in classes.items() if entry.get("gpu")} == wanted
     assert classes["tune_explainer"] == CLASSES["gpu"]
     assert all(entry == CLASSES["mig"] for rule, entry in classes.items() if rule != "tune_explainer")
 
 
-def test_each_job_is_submitted_in_the_class_of_its_rule(root, first, monkeypatch):
+def test_each_job_is_submitted_in_the_class_of_its_rule(root, first, shards, tmp_path, monkeypatch):
     classes = load_profile(root, monkeypatch, **RENAMED)["set-resources"]
+    first = first | planned(root, shards, tmp_path, 1)
     for rule, resources in first.items():
         if rule != "all":
             entry = classes.get(rule, CLASSES["cpu"])
@@ -124,3 +138,14 @@ def test_a_partition_is_named_once_and_by_variable(root, monkeypatch):
     places = [renamed["default-resources"], *renamed["set-resources"].values()]
     assert {place["slurm_partition"] for place in places} == {"c", "g", "m"}
     assert renamed["default-resources"]["slurm_account"] == "study"
+
+
+def test_as_many_shards_share_a_job_as_the_variable_says(root, shards, tmp_path, monkeypatch):
+    assert not {"groups", "resources"} & set(load_profile(root, monkeypatch))
+    options = ["--profile", "slurm", "--dry-run", "--forceall", "--directory", str(tmp_path)]
+    printed = snakemake(root, shards, *options, **RENAMED, XREC_SHARDS_PER_JOB="3")
+    blocks = re.findall(r"Group job (\w+) .*\n((?:\n|    .*\n)+)", printed)
+    found = [(group, len(re.findall(r"^    rule (\w+):$", block, flags=re.MULTILINE))) for group, block in blocks]
+    # Six experiments: 18 shards of generation in threes, 12 of the local judge in threes.
+    assert sorted(found) == [("generation", 3)] * 6 + [("llamascore", 3)] * 4
+    assert "rule score_gptscore_shard" in printed

@@ -1,6 +1,7 @@
 """The whole workflow on a tiny world, as a user runs it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -28,6 +29,7 @@ SAME_BYTES = (
     "paper/browse.html",
     "scorers/bart/model/model.safetensors",
     "scorers/bleurt/model/model.safetensors",
+    "scorers/judge/model/model.safetensors",
     "glassbox/xrec/seed1/adapter/adapter.safetensors",
     "glassbox/xrec/seed1/adapter/training.parquet",
     "glassbox/xrec/seed1/generation/explanations.parquet",
@@ -59,13 +61,29 @@ def results(finished) -> Path:
     return finished / "results/tiny"
 
 
+def test_costs_are_of_every_job_behind_the_scores(finished, results):
+    lines = read_json(results / "paper/costs/jobs.json")
+    written = {path: read_json(path) for path in results.rglob("provenance.json")}
+    assert {finished / line["provenance"] for line in lines} == set(written)
+    for line in lines:
+        assert line["charged_seconds"] == written[finished / line["provenance"]]["times"]["seconds"]
+        assert (line["outcome"], line["slurm_seconds"]) == ("done", None)
+    assert not list(results.rglob("*.attempts.json"))
+    rules = pd.read_csv(results / "paper/costs/rules.csv").set_index("rule")
+    assert rules.loc["tune_explainer", "jobs"] == 3
+    assert (results / "paper/figures/costs.png").stat().st_size > 10_000
+    three = pd.read_csv(results / "paper/tables/table3.csv").query("kind == 'demo'")
+    tuned = [read_json(path)["times"]["seconds"] for path in results.glob("glassbox/*/seed1/adapter/provenance.json")]
+    assert three["train_seconds"].sum() == pytest.approx(sum(tuned))
+
+
 def test_tables_have_a_row_an_experiment(results):
     one, two, three = (pd.read_csv(results / f"paper/tables/table{number}.csv") for number in (1, 2, 3))
     demo = one[one["kind"] == "demo"]
     assert demo["model"].tolist() == ["XRec", "XRec w/o profile"]
     demo = two[two["kind"] == "demo"]
     assert demo["model"].tolist() == ["XRec", "XRec w/o profile", "XRec w/o embed.", "XRec fixed MoE"]
-    assert demo[["bertscore_f1", "bartscore", "bleurt", "usr", "faithfulness_f1"]].notna().all(axis=None)
+    assert demo[["llamascore", "bertscore_f1", "bartscore", "bleurt", "usr", "faithfulness_f1"]].notna().all(axis=None)
     assert (three["kind"] == "demo").sum() == 4
     text = (results / "paper/tables/table1.md").read_text()
     assert "bertscore|model:minilm@sha256:" in text
@@ -149,6 +167,29 @@ def test_another_folder_gives_the_same_bytes(root, results, tmp_path):
     run(root, tmp_path)
     for name in SAME_BYTES:
         assert (results / name).read_bytes() == (tmp_path / "results/tiny" / name).read_bytes(), name
+
+
+def test_shards_give_the_same_bytes(root, finished, tmp_path):
+    folder, overlay = tmp_path / "run", tmp_path / "overlay.yaml"
+    shutil.copytree(finished, folder)
+    overlay.write_text(yaml.safe_dump({"scatter": {"generation": 3, "judging": 2}}))
+    overlays, own = [root / "tests/tiny.yaml", overlay], "results/tiny/glassbox/xrec/seed1"
+    target = f"{own}/metrics/llamascore/summary.json"
+    run(root, folder, target, overlays=overlays)
+    for name in ("generation/explanations.parquet", "metrics/llamascore/scores.parquet"):
+        assert (folder / own / name).read_bytes() == (finished / own / name).read_bytes(), name
+    assert (folder / target).read_bytes() == (finished / target).read_bytes()
+    made = read_json(folder / own / "generation/provenance.json")
+    parts = [read_json(folder / part) for part in made["result"]["parts"]]
+    assert [part["rule"] for part in parts] == ["generate_shard"] * 3
+    assert sum(part["result"]["explanations"] for part in parts) == made["result"]["explanations"]
+    whole = read_json(finished / own / "generation/provenance.json")
+    assert made["settings"] == whole["settings"]
+    assert set(whole["inputs"]) < set(made["inputs"])
+    # Another count makes them anew, unless times of files alone decide.
+    tiny = ["--cores", "2", "--configfile", str(root / "tests/tiny.yaml")]
+    assert jobs(dry_run(root, folder, *tiny, "--", target))["generate_explanations"] == 1
+    assert "Nothing to be done" in dry_run(root, folder, *tiny, "--rerun-triggers", "mtime", "--", target).stderr
 
 
 def test_explain_prints_texts_profiles_and_true_reasons(finished, results, capsys, monkeypatch):

@@ -56,6 +56,9 @@ def test_the_default_configuration_and_every_overlay_are_valid(root, config, sch
         ("defaults.profiles.backend", "chat", "profiles.chat.model must be set for the chat backend"),
         ("datasets.glassbox.source", "yelp", "datasets.glassbox.paths.reviews: a yelp data set needs it"),
         ("runs", {}, "runs: unknown key.*did you mean 'run'"),
+        ("scatter.generation", 0, "scatter.generation: 0 is less than the minimum of 1"),
+        ("scatter.judging", 2.5, "scatter.judging: 2.5 is not of type 'integer'"),
+        ("scatter.scoring", 2, "scatter.scoring: unknown key"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_key(config, schema, path, value, message):

@@ -8,8 +8,13 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer import generation
 from xrec_repro.explainer.decoding import Decoded, Sampler, nucleus, stop_tokens
-from xrec_repro.explainer.generation import clean_text, generate
+from xrec_repro.explainer.gather import gather_explanations
+from xrec_repro.explainer.generation import clean_text, explain_batch, generate
+from xrec_repro.explainer.prompts import Example
+from xrec_repro.seeding import torch_generator
+from xrec_repro.shards import Shard
 
 GREEDY = {
     "subset": 1.0,
@@ -92,6 +97,71 @@ def test_a_partial_file_of_other_inputs_is_dropped(tmp_path, explainer, examples
     assert "stale" not in table["prediction"].to_pylist()
 
 
+def run_shards(made, examples, folder, settings, count, **options):
+    """Generate in shards, first to last, and gather; returns the parts and what was reported of the whole."""
+    parts = []
+    for number in range(1, count + 1):
+        run(made, examples, folder / str(number), settings, shard=Shard(number, count), **options)
+        parts.append(folder / str(number) / "out.parquet")
+    return parts, gather_explanations(parts, examples, settings, folder / "out.parquet")
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize(
+    "chosen", [GREEDY | {"batch_size": 2, "subset": 0.8}, SAMPLED], ids=["greedy, subset", "sampled"]
+)
+def test_shards_give_the_bytes_of_the_whole(tmp_path, explainer, examples, chosen, count):
+    whole = generate(explainer(), examples, chosen, 1, tmp_path / "partial", tmp_path / "whole.parquet")
+    parts, gathered = run_shards(explainer(), examples, tmp_path, chosen, count)
+    assert gathered == whole
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
+    batches = -(-whole["explanations"] // chosen["batch_size"])
+    filled = sum(pq.read_metadata(part).num_rows > 0 for part in parts)
+    assert filled == min(count, batches)  # 3 or 4 batches: some of five shards have none
+    assert all(pq.read_schema(part).equals(EXPLANATIONS) for part in parts)
+
+
+def test_the_batches_of_shards_are_those_of_the_whole(tmp_path, explainer, examples, monkeypatch):
+    seen = []
+    plain = generation.explain_batch
+    monkeypatch.setattr(
+        generation, "explain_batch", lambda made, batch, *rest: seen.append(batch) or plain(made, batch, *rest)
+    )
+    run(explainer(), examples, tmp_path, GREEDY | {"batch_size": 2})
+    whole, seen[:] = [*seen], []
+    run_shards(explainer(), examples, tmp_path, GREEDY | {"batch_size": 2}, 3)
+    assert len(whole) == 5
+    assert seen == whole[0::3] + whole[1::3] + whole[2::3]
+
+
+def test_a_shard_that_was_killed_resumes(tmp_path, explainer, examples):
+    chosen = SAMPLED | {"batch_size": 2}
+    run(explainer(), examples, tmp_path / "whole", chosen)
+
+    def kill(done):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(explainer(), examples, tmp_path / "1", chosen, shard=Shard(1, 2), after_batch=kill)
+    again = []
+    run_shards(explainer(), examples, tmp_path, chosen, 2, after_batch=again.append)
+    assert again == [4, 5, 2, 4]  # of shard 1 two batches were left, shard 2 has two
+    assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole/out.parquet").read_bytes()
+    assert not list(tmp_path.rglob("partial*"))
+
+
+def test_parts_that_are_not_the_whole_are_refused(tmp_path, explainer, examples):
+    (one, two), _ = run_shards(explainer(), examples, tmp_path, GREEDY, 2)
+    out = tmp_path / "again.parquet"
+    with pytest.raises(DataError, match=r"again\.parquet: no shard has example e\d; generate all shards again"):
+        gather_explanations([one], examples, GREEDY, out)
+    with pytest.raises(DataError, match=r"1/out\.parquet: example e\d is in another shard too"):
+        gather_explanations([one, two, one], examples, GREEDY, out)
+    with pytest.raises(DataError, match=r"out\.parquet: example e\d was not to be explained"):
+        gather_explanations([one, two], examples, GREEDY | {"subset": 0.5}, out)
+    assert not out.exists()
+
+
 def test_errors_name_the_place(tmp_path, explainer, examples):
     made = explainer()
     with pytest.raises(DataError, match="test split has no examples"):
@@ -135,3 +205,54 @@ def test_sampling_follows_the_distribution():
     sampler = Sampler(plain, 0, [str(i) for i in range(4000)])
     counts = sampler.choose(logits.expand(4000, -1)).bincount(minlength=3) / 4000
     torch.testing.assert_close(counts, torch.tensor([0.5, 0.3, 0.2]), atol=0.03, rtol=0)
+
+
+# A prompt: words of the title, of the user's profile and of the item's.
+PROMPT = strategies.tuples(strategies.integers(0, 3), strategies.integers(0, 90), strategies.integers(0, 30))
+
+
+@pytest.mark.parametrize("chosen", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_fuzz_of_prompt_lengths_and_batch_compositions(monkeypatch, explainer, chosen):
+    made = explainer()
+    # Many tokens end a text here, so that rows leave the batch at different steps.
+    stops = dict.fromkeys(range(0, len(made.llm.tokenizer), 9), "eos")
+    monkeypatch.setattr("xrec_repro.explainer.generation.stop_tokens", lambda *_, **__: stops)
+    stopped = set()
+
+    @settings(max_examples=15, deadline=None)
+    @given(strategies.lists(PROMPT, min_size=2, max_size=9), strategies.randoms(use_true_random=False))
+    def check(sizes, random):
+        texts = [[" ".join(random.choices(["dry", "humour", "a", "cosy"], k=n)) for n in size] for size in sizes]
+        asked = [Example(f"e{i}", i % 7, i % 5, "u", "i", *parts, "", "test") for i, parts in enumerate(texts)]
+        alone = [explain_batch(made, [example], chosen, 1)[0] for example in asked]
+        assert explain_batch(made, asked, chosen, 1) == alone
+        order = random.sample(range(len(asked)), len(asked))
+        cut = random.randrange(1, len(asked))
+        for part in (order[:cut], order[cut:]):
+            assert explain_batch(made, [asked[i] for i in part], chosen, 1) == [alone[i] for i in part]
+        stopped.update(row["new_tokens"] for row in alone)
+
+    check()
+    assert len(stopped) > 5
+
+
+def test_draws_are_each_row_s_own_stream_whoever_leaves():
+    sampler = Sampler(SAMPLED | {"top_k": 0, "top_p": 1.0, "temperature": 1.0}, 3, ["a", "b", "c"])
+    streams = {key: torch_generator(3, "sampling", key) for key in "abc"}
+    keys = list("abc")
+    for step in range(150):
+        if step == 70:
+            sampler.keep([0, 2])
+            keys = ["a", "c"]
+        # Equal logits: the token is the draw's place among them.
+        chosen = sampler.choose(torch.zeros(len(keys), 1000)).tolist()
+        want = {key: torch.rand(1, generator=g, dtype=torch.float64).item() for key, g in streams.items()}
+        assert chosen == pytest.approx([want[key] * 1000 for key in keys], abs=1.001)
+
+
+@settings(max_examples=60, deadline=None)
+@given(strategies.integers(0, 10_000), strategies.integers(1, 40), strategies.integers(1, 9))
+def test_the_cut_of_equal_logits_is_that_of_a_stable_sort(seed, top_k, levels):
+    logits = torch.randint(levels, (4, 30), generator=torch.Generator().manual_seed(seed)).float()
+    want = logits.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    assert torch.equal(nucleus(logits, 0.7, top_k, 1.0)[1], want)

@@ -9,11 +9,15 @@ from snakemake.exceptions import WorkflowError
 from xrec_repro.config import check_config, expand_sweeps, experiment_pairs, load_schema, settings, sweep_members
 from xrec_repro.errors import ConfigError
 from xrec_repro.provenance import code_digest
+from xrec_repro.shards import JUDGES, shard_names
 
 WORKFLOW = Path(workflow.basedir)
 ENVIRONMENT = str(WORKFLOW / "envs/xrec-repro.yaml")
 # With --sdm conda a job runs in an environment that holds the pins but not this package.
 os.environ.setdefault("PYTHONPATH", str(WORKFLOW / "src"))
+# Slurm signals all processes of a job. A bash that waits for the script must outlive it: when it ends, so does the job,
+# before the script has saved its state. (From version 5.1 on bash leaves its place to the script by itself.)
+shell.prefix("set -euo pipefail; trap : TERM; ")
 
 try:
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
@@ -33,13 +37,14 @@ RESOURCES = str(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
 NEEDS_TRUTH = ("faithfulness",)
-SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt"}
+SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
 
 
 wildcard_constraints:
     dataset="|".join(re.escape(name) for name in DATASETS),
     experiment="|".join(dict.fromkeys(re.escape(name) for _, name in PAIRS)),
     seed=r"\d+",
+    shard=r"\d+-of-\d+",
 
 
 def pick(*sections):
@@ -223,6 +228,12 @@ def scorer_digest(scorer):
     return digest("train_scorer") + code_digest(str(WORKFLOW / f"src/xrec_repro/scorers/{scorer}.py"))
 
 
+def shards_of(stage, metric=None):
+    """Return the names of a stage's shards, none where one job does it all; of the metrics, judges alone have some."""
+    count = 1 if stage == "judging" and metric not in JUDGES else config["scatter"][stage]
+    return shard_names(count) if count > 1 else []
+
+
 def metrics_of(dataset):
     """List the metrics that a data set can be scored by: true reasons are known of a glassbox alone."""
     known = config["datasets"][dataset]["source"] == "glassbox"
@@ -341,6 +352,7 @@ def figures():
         "figure2",
         "figure2_zoomed",
         "figure4",
+        "costs",
         *(["figure3"] if tuned else []),
         *(["embeddings"] if mapped else []),
     ]

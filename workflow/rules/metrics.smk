@@ -1,20 +1,25 @@
-"""Scores of the explanations: one rule a metric, then one file of all."""
+"""Scores of the explanations: one rule a metric (a judge's may be cut into shards), then one file of all."""
 
 for METRIC in config["metrics"]["use"]:
+    SHARDS = shards_of("judging", METRIC)
+    FOLDER = f"{EXPERIMENT}/metrics/{METRIC}"
+    MADE = f"{FOLDER}/shards/{{shard}}" if SHARDS else FOLDER
+    NAMED = f"score_{METRIC}_shard_{{shard}}" if SHARDS else f"score_{METRIC}"
 
     rule:
         name:
-            f"score_{METRIC}"
+            f"score_{METRIC}_shard" if SHARDS else f"score_{METRIC}"
         input:
             unpack(metric_inputs(METRIC)),
         output:
-            scores=f"{EXPERIMENT}/metrics/{METRIC}/scores.parquet",
-            summary=f"{EXPERIMENT}/metrics/{METRIC}/summary.json",
-            provenance=f"{EXPERIMENT}/metrics/{METRIC}/provenance.json",
+            **when(SHARDS, blocks=f"{MADE}/blocks.json"),
+            **when(not SHARDS, scores=f"{MADE}/scores.parquet", summary=f"{MADE}/summary.json"),
+            provenance=f"{MADE}/provenance.json",
         log:
-            f"{EXPERIMENT}/logs/score_{METRIC}.log",
+            f"{EXPERIMENT}/logs/{NAMED}.log",
         benchmark:
-            f"{EXPERIMENT}/benchmarks/score_{METRIC}.tsv"
+            f"{EXPERIMENT}/benchmarks/{NAMED}.tsv"
+        priority: 1 if runs_model(METRIC) else 0
         conda:
             ENVIRONMENT
         threads: config["compute"]["threads"] if runs_model(METRIC) else 1
@@ -23,12 +28,42 @@ for METRIC in config["metrics"]["use"]:
             runtime=scaled(240 if runs_model(METRIC) else 10),
             gpu=1 if runs_model(METRIC) and config["compute"]["device"] == "cuda" else 0,
         params:
+            **when(SHARDS, shard="{shard}"),
             settings=config["metrics"][METRIC],
             metric=METRIC,
             compute=config["compute"],
             code=metric_digest(METRIC),
         script:
             "../scripts/score_metric.py"
+
+    if SHARDS:
+
+        rule:
+            name:
+                f"gather_{METRIC}"
+            input:
+                explanations=f"{EXPERIMENT}/generation/explanations.parquet",
+                parts=expand(f"{MADE}/blocks.json", shard=SHARDS, allow_missing=True),
+                records=expand(f"{MADE}/provenance.json", shard=SHARDS, allow_missing=True),
+            output:
+                scores=f"{FOLDER}/scores.parquet",
+                summary=f"{FOLDER}/summary.json",
+                provenance=f"{FOLDER}/provenance.json",
+            log:
+                f"{EXPERIMENT}/logs/gather_{METRIC}.log",
+            benchmark:
+                f"{EXPERIMENT}/benchmarks/gather_{METRIC}.tsv"
+            conda:
+                ENVIRONMENT
+            threads: 1
+            resources:
+                mem_mb=scaled(1000),
+                runtime=scaled(10),
+            params:
+                settings=config["metrics"][METRIC],
+                code=digest("gather_scores"),
+            script:
+                "../scripts/gather_scores.py"
 
 
 rule merge_scores:

@@ -1,4 +1,4 @@
-"""Generate explanations of the test split."""
+"""Generate explanations of the test split, or of a shard of it."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from xrec_repro.explainer.assemble import tuned_explainer, untuned_explainer
 from xrec_repro.explainer.examples import load_examples
 from xrec_repro.explainer.generation import generate
 from xrec_repro.job import Job
+from xrec_repro.shards import Shard
 
 with Job(snakemake) as job:
     device = job.device()
@@ -27,4 +28,5 @@ with Job(snakemake) as job:
         Path(job.params.partial),
         job.output.explanations,
         job.fingerprint,
+        shard=Shard.parse(job.params.shard),
     )

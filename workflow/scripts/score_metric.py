@@ -1,19 +1,18 @@
-"""Score explanations by one metric."""
+"""Score explanations by one metric, or a shard of them by a judge."""
 
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
 from xrec_repro.metrics.score import score_explanations
+from xrec_repro.metrics.shards import score_shard
+from xrec_repro.shards import Shard
 
 with Job(snakemake) as job:
     files = vars(job.input)
     settings = job.settings | ({"model": str(files["model"])} if "model" in files else {})
-    score_explanations(
-        files["explanations"],
-        job.params.metric,
-        settings,
-        job.output.scores,
-        job.output.summary,
-        job.device() if "model" in settings else "cpu",
-        files.get("truth"),
-    )
-    job.result = read_json(job.output.summary)
+    what = (files["explanations"], job.params.metric, settings)
+    device = job.device() if "model" in settings else "cpu"
+    if hasattr(job.params, "shard"):
+        score_shard(*what, Shard.parse(job.params.shard), job.output.blocks, device)
+    else:
+        score_explanations(*what, job.output.scores, job.output.summary, device, files.get("truth"))
+        job.result = read_json(job.output.summary)

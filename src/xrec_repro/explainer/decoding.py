@@ -6,10 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from transformers import Cache
 
 from xrec_repro.explainer.batching import Batch
 from xrec_repro.explainer.injection import Injector
+from xrec_repro.explainer.kv_cache import roomy_cache
 from xrec_repro.seeding import torch_generator
+
+_DRAWN_AHEAD = 64
 
 
 @dataclass
@@ -40,38 +45,97 @@ class Sampler:
     def __init__(self, settings: dict[str, Any], seed: int, keys: Sequence[str]) -> None:
         self.settings = settings
         self.generators = [torch_generator(seed, "sampling", key) for key in keys]
+        self._steps = 0
+        self._ahead = torch.empty(0)
 
     def choose(self, logits: Tensor) -> Tensor:
         """Return one token id a row, [B], for logits [B, V]."""
         if self.settings["decoding"] == "greedy":
             return logits.argmax(dim=-1)
         probabilities, tokens = nucleus(
-            logits.double(), self.settings["temperature"], self.settings["top_k"], self.settings["top_p"]
+            logits, self.settings["temperature"], self.settings["top_k"], self.settings["top_p"]
         )
-        draws = torch.stack([torch.rand(1, generator=g, dtype=torch.float64) for g in self.generators])
         cumulative = probabilities.cumsum(dim=-1)
-        picked = (cumulative < draws.to(logits.device) * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
+        draws = self._draw(logits.device).unsqueeze(1)
+        picked = (cumulative < draws * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
         return tokens.gather(1, picked).squeeze(1)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Drop all rows but these; the others go on with their own draws."""
+        self.generators = [self.generators[place] for place in places]
+        self._ahead = self._ahead[places] if len(self._ahead) else self._ahead
+
+    def _draw(self, device: torch.device) -> Tensor:
+        # In blocks: a call of the generator costs more than its numbers, and these are the same either way.
+        step = self._steps % _DRAWN_AHEAD
+        if step == 0:
+            blocks = [torch.rand(_DRAWN_AHEAD, generator=g, dtype=torch.float64) for g in self.generators]
+            self._ahead = torch.stack(blocks).to(device)
+        self._steps += 1
+        return self._ahead[:, step]
 
 
 def nucleus(logits: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
     """Filter next-token distributions by temperature, top-k and top-p.
 
     Args:
-        logits: [B, V].
+        logits: [B, V]; of equal ones the smaller token id comes first.
         temperature: Divides the logits.
         top_k: Keep this many; 0 keeps all.
         top_p: Keep the smallest set of likeliest tokens whose probability reaches this.
 
     Returns:
-        Probabilities in falling order, zero where filtered (not renormalised), and the token ids they belong to.
+        Probabilities (float64) in falling order, zero where filtered (not renormalised), and the token ids they
+        belong to.
     """
-    logits, tokens = (logits / temperature).sort(dim=-1, descending=True, stable=True)
-    if top_k:
-        logits, tokens = logits[:, :top_k], tokens[:, :top_k]
-    probabilities = logits.softmax(dim=-1)
+    if 0 < top_k < logits.shape[-1]:
+        logits, tokens = _largest(logits, top_k)
+    else:
+        logits, tokens = logits.sort(dim=-1, descending=True, stable=True)
+    probabilities = (logits.double() / temperature).softmax(dim=-1)
     before = probabilities.cumsum(dim=-1) - probabilities
     return probabilities.masked_fill(before >= top_p, 0.0), tokens
+
+
+def _largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return what a stable sort in falling order begins with; sorting whole vocabularies takes longer than a step."""
+    values, tokens = logits.topk(count + 1, dim=-1)
+    tied = (values[:, 1:] == values[:, :-1]).any(dim=-1)  # topk promises nothing about the order of equals
+    if tied.any():
+        ordered = logits[tied].sort(dim=-1, descending=True, stable=True)
+        values[tied], tokens[tied] = (side[:, : count + 1] for side in ordered)
+    return values[:, :count], tokens[:, :count]
+
+
+class _Reader:
+    """The language model reading on: the padded prompts first, then one token a row and step."""
+
+    def __init__(self, model: Any, batch: Batch, opening: Cache | None, new_tokens: int) -> None:
+        self.model = model
+        self.length = opening.get_seq_length() if opening is not None else 0
+        self.position_ids = batch.position_ids + self.length
+        # Ones for the opening and, in advance, for all tokens to come.
+        self.mask = F.pad(F.pad(batch.mask, (self.length, 0), value=1), (0, new_tokens), value=1)
+        self.cache = roomy_cache(opening, self.mask.shape[1])
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Read further tokens, [B, T]; return the logits after the last one, [B, V]."""
+        self.length += tokens.shape[1]
+        logits = self.model(
+            input_ids=tokens,
+            attention_mask=self.mask[:, : self.length],
+            position_ids=self.position_ids,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits
+        self.position_ids = self.position_ids[:, -1:] + 1
+        return logits[:, -1].float()
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Drop all rows but these."""
+        self.cache.batch_select_indices(places)
+        self.mask, self.position_ids = self.mask[places], self.position_ids[places]
 
 
 @torch.no_grad()
@@ -83,44 +147,46 @@ def decode(
     sampler: Sampler,
     max_new_tokens: int,
     stops: dict[int, str],
+    opening: Cache | None = None,
 ) -> list[Decoded]:
     """Generate for a batch of prompts until every row has stopped.
+
+    Rows that have stopped leave the batch as soon as they are half of it.
 
     Args:
         model: The causal language model.
         injector: Its hooks; they act in the prefill.
         adapted: Adapted embeddings, [B, 2, hidden].
-        batch: The padded prompts.
-        sampler: Chooses tokens.
+        batch: The padded prompts, without what `opening` holds.
+        sampler: Chooses tokens; it goes on with the rows that leave last.
         max_new_tokens: Upper limit a row.
         stops: Token id -> finish reason.
+        opening: Keys and values, of B rows, of the tokens that all prompts begin with (`Explainer.read`).
     """
-    rows: list[list[int]] = [[] for _ in batch.ids]
-    reasons: list[str | None] = [None] * len(rows)
-    mask, position_ids, tokens = batch.mask, batch.position_ids, batch.ids
-    cache = None
+    results = [Decoded([], "length") for _ in batch.ids]
+    reader = _Reader(model, batch, opening, max_new_tokens)
     with injector.prompt(adapted, batch.positions, batch.ids.shape[1]):
-        for _ in range(max_new_tokens):
-            output = model(
-                input_ids=tokens,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-            cache = output.past_key_values
-            chosen = sampler.choose(output.logits[:, -1].float())
-            for row, token in enumerate(chosen.tolist()):
-                if reasons[row] is None:
-                    rows[row].append(token)
-                    reasons[row] = stops.get(token)
-            if None not in reasons:
-                break
-            tokens = chosen.unsqueeze(1)
-            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
-            position_ids = position_ids[:, -1:] + 1
-    return [Decoded(ids, reason or "length") for ids, reason in zip(rows, reasons, strict=True)]
+        logits = reader.read(batch.ids)
+    live = dict(enumerate(results))  # place in the model's batch -> a result that has not stopped
+    size = len(results)
+    for step in range(max_new_tokens):
+        chosen = sampler.choose(logits)
+        tokens = chosen.tolist()
+        for place, result in list(live.items()):
+            result.ids.append(tokens[place])
+            if tokens[place] in stops:
+                result.finish_reason = stops[tokens[place]]
+                del live[place]
+        if not live or step + 1 == max_new_tokens:
+            break
+        if len(live) <= size / 2:
+            places = list(live)
+            chosen = chosen[places]
+            reader.keep(places)
+            sampler.keep(places)
+            live, size = dict(enumerate(live.values())), len(places)
+        logits = reader.read(chosen.unsqueeze(1))
+    return results
 
 
 def stop_tokens(tokenizer: Any, at_bracket: bool) -> dict[int, str]:

@@ -1,11 +1,13 @@
 """Examples: the split's pairs joined with titles, profiles and reference explanations."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from xrec_repro.contracts import ITEM_PROFILES, REFERENCES, TEXTS, USER_PROFILES
 from xrec_repro.errors import DataError
 from xrec_repro.explainer.prompts import Example
 from xrec_repro.io import read_table
+from xrec_repro.seeding import derive_seed
 
 
 def load_examples(
@@ -41,6 +43,19 @@ def load_examples(
         for row in read_table(texts, TEXTS).to_pylist()
         if row["example_id"] in written
     ]
+
+
+def draw_subset(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
+    """Draw a share of the examples, at least one of them, and keep their order.
+
+    An example is in or out by its id and the seed, not by its place: variants that see the same test split explain
+    the same examples.
+    """
+    if share >= 1 or not examples:
+        return list(examples)
+    ranked = sorted(examples, key=lambda e: (derive_seed(seed, "subset", e.example_id), e.example_id))
+    chosen = {e.example_id for e in ranked[: max(1, round(share * len(examples)))]}
+    return [example for example in examples if example.example_id in chosen]
 
 
 def _profiles(path: Path | None, schema, key: str) -> dict[int, str] | None:

@@ -12,11 +12,13 @@ from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
+from xrec_repro.explainer.examples import draw_subset
 from xrec_repro.explainer.prompts import Example
-from xrec_repro.explainer.tuning import Explainer
-from xrec_repro.io import write_table
+from xrec_repro.explainer.tuning import Explainer, shared_opening
+from xrec_repro.interrupt import StoppedError, stoppable
+from xrec_repro.io import names_full_disk, remove_scraps, write_table, write_text
 from xrec_repro.progress import track
-from xrec_repro.seeding import derive_seed
+from xrec_repro.shards import WHOLE, Shard
 
 log = logging.getLogger("xrec_repro")
 
@@ -30,11 +32,12 @@ def generate(
     out: Path,
     fingerprint: str = "",
     after_batch: Callable[[int], None] = lambda done: None,
+    shard: Shard = WHOLE,
 ) -> dict[str, Any]:
     """Generate explanations and write them to Parquet in the order of the examples.
 
-    Batches are cut from the examples sorted by prompt length, the same cut whatever was already done: a resumed run
-    therefore repeats no text and changes no bit.
+    Batches are cut from the examples sorted by prompt length, the same cut whatever was already done and whatever
+    other shards do: a resumed run therefore repeats no text, and neither it nor a shard changes a bit.
 
     Args:
         explainer: With tuned adapters.
@@ -45,6 +48,7 @@ def generate(
         out: Parquet, contract EXPLANATIONS.
         fingerprint: Of everything the texts depend on beside the settings: a partial file of another one is dropped.
         after_batch: Called with the number of finished examples.
+        shard: Which batches to generate; `explainer.gather` joins the files of all shards.
 
     Returns:
         How many there are, of how many test examples, and how often each finish reason occurs.
@@ -52,6 +56,7 @@ def generate(
     Raises:
         DataError: There is nothing to explain.
         ModelError: A prompt is longer than the model's context.
+        StoppedError: A stop was asked for; what was done is in the partial file.
     """
     test_examples = len(examples)
     examples = draw_subset(examples, settings["subset"], settings["subset_seed"])
@@ -60,12 +65,9 @@ def generate(
     if explainer.adapters is not None:
         explainer.adapters.eval()
     # Encoding all of them first also finds a prompt that is too long before hours of work.
-    lengths = {e.example_id: len(explainer.encoder.test(e, settings["max_new_tokens"]).ids) for e in examples}
-    by_length = sorted(examples, key=lambda e: (lengths[e.example_id], e.example_id))
-    size = settings["batch_size"]
-    batches = [by_length[start : start + size] for start in range(0, len(by_length), size)]
+    batches = shard.deal(_batches(explainer, examples, settings))
     done = _read_partial(partial, fingerprint)
-    with _append(partial, fingerprint, done) as stream:
+    with names_full_disk(partial), stoppable() as stop_requested, _append(partial, fingerprint, done) as stream:
         for batch in track(batches, "generation"):
             if all(example.example_id in done for example in batch):
                 continue
@@ -75,24 +77,22 @@ def generate(
             stream.flush()
             os.fsync(stream.fileno())
             after_batch(len(done))
-    rows = [done[example.example_id] for example in examples]
+            if stop_requested():
+                raise StoppedError(f"{len(done)} explanations are", partial)
+    mine = {example.example_id for batch in batches for example in batch}
+    rows = [done[example.example_id] for example in examples if example.example_id in mine]
     write_table(out, rows, EXPLANATIONS)
     partial.unlink()
     reasons = Counter(row["finish_reason"] for row in rows)
     return {"explanations": len(rows), "test_examples": test_examples, "finish_reasons": dict(sorted(reasons.items()))}
 
 
-def draw_subset(examples: Sequence[Example], share: float, seed: int) -> list[Example]:
-    """Draw a share of the examples, at least one of them, and keep their order.
-
-    An example is in or out by its id and the seed, not by its place: variants that see the same test split explain
-    the same examples.
-    """
-    if share >= 1 or not examples:
-        return list(examples)
-    ranked = sorted(examples, key=lambda e: (derive_seed(seed, "subset", e.example_id), e.example_id))
-    chosen = {e.example_id for e in ranked[: max(1, round(share * len(examples)))]}
-    return [example for example in examples if example.example_id in chosen]
+def _batches(explainer: Explainer, examples: Sequence[Example], settings: dict[str, Any]) -> list[list[Example]]:
+    """Cut the examples into batches of like length; ids settle ties."""
+    lengths = {e.example_id: len(explainer.encoder.test(e, settings["max_new_tokens"]).ids) for e in examples}
+    by_length = sorted(examples, key=lambda e: (lengths[e.example_id], e.example_id))
+    size = settings["batch_size"]
+    return [by_length[start : start + size] for start in range(0, len(by_length), size)]
 
 
 def explain_batch(
@@ -100,15 +100,17 @@ def explain_batch(
 ) -> list[dict[str, Any]]:
     """Explain a few examples in one batch; returns rows as in contract EXPLANATIONS."""
     rows = [explainer.encoder.test(example, settings["max_new_tokens"]) for example in batch]
+    opening = shared_opening(rows) if explainer.encoder.records else ()
     tokenizer = explainer.llm.tokenizer
     results = decode(
         explainer.llm.model,
         explainer.injector,
         explainer.adapt(batch),
-        pad_left(rows, explainer.pad_id, explainer.llm.device),
+        pad_left([row.without(len(opening)) for row in rows], explainer.pad_id, explainer.llm.device),
         Sampler(settings, seed, [example.example_id for example in batch]),
         settings["max_new_tokens"],
         stop_tokens(tokenizer, at_bracket=explainer.encoder.template == "code"),
+        explainer.read(opening, len(batch)),
     )
     return [
         {
@@ -136,7 +138,8 @@ def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    # Not splitlines: texts may hold other ends of lines, which JSON leaves as they are.
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             rows.append(json.loads(line))
         except ValueError:
@@ -149,10 +152,8 @@ def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
 
 
 def _append(path: Path, fingerprint: str, done: dict[str, dict[str, Any]]) -> TextIO:
-    """Open the partial file for appending, rewritten to whole lines."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    stream = path.open("w", encoding="utf-8")
-    for row in [{"fingerprint": fingerprint}, *done.values()]:
-        stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-    stream.flush()
-    return stream
+    """Open the partial file for appending, rewritten to whole lines (atomically: a kill must not lose them)."""
+    remove_scraps(path)
+    rows = [{"fingerprint": fingerprint}, *done.values()]
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path.open("a", encoding="utf-8")

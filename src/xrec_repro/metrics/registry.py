@@ -9,7 +9,7 @@ from typing import Any
 from xrec_repro.errors import ConfigError
 from xrec_repro.metrics.base import Metric
 
-_NOT_METRICS = frozenset({"base", "registry", "score"})
+_NOT_METRICS = frozenset({"base", "registry", "score", "shards"})
 
 
 def metric_names() -> list[str]:

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from xrec_repro.contracts import EXPLANATIONS, TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, require_file, write_json, write_table
-from xrec_repro.metrics.base import Scores, Summary, summary
+from xrec_repro.metrics._blocks import join_blocks, score_blocks
+from xrec_repro.metrics.base import Metric, Scores, Summary, summary
 from xrec_repro.metrics.registry import build_metric
+from xrec_repro.shards import JUDGES, WHOLE
 
 _ROLES = ("prediction", "reference")
 _REMEDY = "give a .txt, .jsonl, .parquet or .pkl file of texts"
@@ -131,8 +133,15 @@ def score_files(
         )
     result: Summary = {}
     for metric in metrics:
-        result |= summary(metric.score(texts, expected))
+        result |= summary(_score(metric, texts, expected))
     return result
+
+
+def _score(metric: Metric, predictions: Sequence[str], references: Sequence[str], truths: Any = None) -> Scores:
+    if metric.name not in JUDGES:
+        return metric.score(predictions, references, truths)
+    blocks = score_blocks(metric, predictions, references, WHOLE)
+    return join_blocks(blocks, metric.signature, len(predictions))
 
 
 def _section(metrics_config: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
@@ -165,17 +174,22 @@ def score_explanations(
         ConfigError: The metric or its settings are unknown.
     """
     metric = build_metric(name, metric_settings, device)
-    columns = _read_explanations(explanations_parquet)
+    columns = read_explanations(explanations_parquet)
     truths = None
     if metric.needs_truths and truth_parquet is not None:
         truths = _read_truths(truth_parquet, list(zip(columns["user_id"], columns["item_id"], strict=True)))
-    scores = metric.score(columns["prediction"], columns["reference"], truths)
-    _write_scores(out_scores_parquet, columns["example_id"], scores.columns)
+    scores = _score(metric, columns["prediction"], columns["reference"], truths)
+    write_scores(out_scores_parquet, columns["example_id"], scores.columns)
     write_json(out_summary_json, summary(scores))
     return scores
 
 
-def _read_explanations(path: str | Path) -> dict[str, list[str]]:
+def read_explanations(path: str | Path) -> dict[str, list[str]]:
+    """Read what metrics need of a file of contract `EXPLANATIONS`, by column.
+
+    Raises:
+        DataError: It is missing, malformed or empty, an example occurs twice, or a value is missing.
+    """
     names = ["example_id", "user_id", "item_id", "reference", "prediction"]
     columns = read_table(path, EXPLANATIONS, names).to_pydict()
     if not columns["example_id"]:
@@ -238,7 +252,7 @@ def merge_scores(
         rows = {example: row for row, example in enumerate(part_ids)}
         columns |= {name: [values[rows[example]] for example in ids] for name, values in part.items()}
         summaries |= stated
-    _write_scores(out_scores, ids, columns)
+    write_scores(out_scores, ids, columns)
     write_json(out_summary, summaries)
 
 
@@ -260,7 +274,8 @@ def _check_unique(path: str | Path, ids: Sequence[str]) -> None:
         raise DataError(f"{path}: example {twice} occurs twice; make the file again")
 
 
-def _write_scores(path: str | Path, ids: Sequence[str], columns: Mapping[str, Any]) -> None:
+def write_scores(path: str | Path, ids: Sequence[str], columns: Mapping[str, Any]) -> None:
+    """Write example_id and float64 columns, NaN where there is no score."""
     # As a table: from lists, NaN would become null, and a reader would have two kinds of missing.
     arrays = [pa.array(ids, pa.string()), *(pa.array(values, pa.float64()) for values in columns.values())]
     schema = _schema(columns)

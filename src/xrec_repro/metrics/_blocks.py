@@ -1,0 +1,97 @@
+"""Judging in blocks of pairs, each as if it were alone, so that shards of the blocks give the bits of the whole.
+
+Batches of a judge cannot be dealt to shards as they are: which pairs are asked again, and so what is in the batches of
+the second attempt, depends on all replies to the first. Blocks are cut from the texts alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from xrec_repro.errors import DataError
+from xrec_repro.metrics._batches import length_sorted
+from xrec_repro.metrics.base import Metric, Scores
+from xrec_repro.shards import Shard
+
+_PAIRS = 64  # in a block, rounded up to whole batches: enough to fill the batches of repeated questions
+
+
+@dataclass(frozen=True)
+class Block:
+    """The scores of some pairs.
+
+    Attributes:
+        number: Place among the blocks of the corpus.
+        rows: Their rows, ascending.
+        columns: Column name -> float64 array of shape ``(rows,)``; NaN where a pair could not be scored.
+        counts: As in `Scores`, of these pairs.
+    """
+
+    number: int
+    rows: list[int]
+    columns: dict[str, np.ndarray]
+    counts: Mapping[str, float]
+
+
+def score_blocks(metric: Metric, predictions: Sequence[str], references: Sequence[str], shard: Shard) -> list[Block]:
+    """Score a shard's blocks of the corpus.
+
+    Args:
+        metric: A judge.
+        predictions: All generated texts.
+        references: As many references.
+        shard: Which blocks to score.
+    """
+    numbered = shard.deal(list(enumerate(_cut(metric, predictions, references))))
+    if numbered and not hasattr(metric, "batch_size"):  # nothing joins its pairs: all at once, its requests overlap
+        numbered = [(numbered[0][0], sorted(chain.from_iterable(rows for _, rows in numbered)))]
+    blocks = []
+    for number, rows in numbered:
+        columns, counts = metric._columns([predictions[row] for row in rows], [references[row] for row in rows])
+        columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+        blocks.append(Block(number, rows, columns, counts))
+    return blocks
+
+
+def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:
+    """Join all blocks of a corpus, in whatever order they come.
+
+    Raises:
+        DataError: Not one pair could be scored.
+    """
+    blocks = sorted(blocks, key=lambda block: block.number)
+    columns = {name: np.full(pairs, np.nan) for name in blocks[0].columns}
+    for block in blocks:
+        for name, values in block.columns.items():
+            columns[name][block.rows] = values
+    for name, values in columns.items():
+        if np.isnan(values).all():
+            raise DataError(f"{name}: not one of {pairs} examples could be scored; look at a few of the texts")
+    return Scores(columns, signature, counts=_join_counts(blocks))
+
+
+def _join_counts(blocks: Iterable[Block]) -> dict[str, float]:
+    """Add what is counted (integers), and average what is a mean over the pairs that were read, all but `too_long`."""
+    joined: dict[str, float] = {}
+    weights: dict[str, int] = {}
+    for block in blocks:
+        read = len(block.rows) - block.counts.get("too_long", 0)
+        for name, value in block.counts.items():
+            weight = read if isinstance(value, float) else 1
+            joined[name] = joined.get(name, 0) + value * weight
+            weights[name] = weights.get(name, 0) + (read if isinstance(value, float) else 0)
+    return {name: value / weights[name] if weights[name] else value for name, value in joined.items()}
+
+
+def _cut(metric: Metric, predictions: Sequence[str], references: Sequence[str]) -> list[list[int]]:
+    """Return the rows of each block: pairs of like length, equal ones together so that none is judged twice."""
+    equal: dict[tuple[str, str], list[int]] = {}
+    for row, pair in enumerate(zip(predictions, references, strict=True)):
+        equal.setdefault(pair, []).append(row)
+    pairs: list[Any] = list(equal)
+    batch = getattr(metric, "batch_size", 1)
+    places = length_sorted(batch * -(-_PAIRS // batch), *zip(*pairs, strict=True))
+    return [sorted(chain.from_iterable(equal[pairs[place]] for place in block)) for block in places]

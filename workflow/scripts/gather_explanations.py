@@ -1,0 +1,18 @@
+"""Join the explanations of all shards."""
+
+from xrec_repro.explainer.examples import load_examples
+from xrec_repro.explainer.gather import gather_explanations
+from xrec_repro.job import Job
+
+with Job(snakemake) as job:
+    files = vars(job.input)
+    examples = load_examples(
+        files["texts"], files["references"], files.get("user_profiles"), files.get("item_profiles")
+    )
+    job.result = gather_explanations(
+        job.input.parts,
+        [example for example in examples if example.split == "test"],
+        job.settings["generation"],
+        job.output.explanations,
+    )
+    job.result["parts"] = list(map(str, job.input.records))
