@@ -12,7 +12,7 @@ rule pretrain_lm:
     benchmark:
         f"{SHARED}/benchmarks/pretrain_lm.tsv"
     # The longest chain of jobs starts here; what else is ready fills the gaps.
-    priority: 2
+    priority: 4
     conda:
         ENVIRONMENT
     threads: config["compute"]["threads"]
@@ -40,7 +40,7 @@ rule tune_explainer:
         f"{EXPERIMENT}/logs/tune_explainer.log",
     benchmark:
         f"{EXPERIMENT}/benchmarks/tune_explainer.tsv"
-    priority: 1
+    priority: 3  # then generation, then scoring by models: what is long and waited for starts first
     conda:
         ENVIRONMENT
     threads: config["compute"]["threads"]

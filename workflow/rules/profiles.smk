@@ -15,7 +15,7 @@ rule generate_profiles:
         f"{SHARED}/logs/generate_profiles.log",
     benchmark:
         f"{SHARED}/benchmarks/generate_profiles.tsv"
-    priority: 3  # what pretraining waits for
+    priority: 5  # what pretraining waits for
     conda:
         ENVIRONMENT
     threads: config["compute"]["threads"]
@@ -46,6 +46,7 @@ rule generate_references:
         f"{SHARED}/logs/generate_references.log",
     benchmark:
         f"{SHARED}/benchmarks/generate_references.tsv"
+    priority: 5
     conda:
         ENVIRONMENT
     threads: config["compute"]["threads"]

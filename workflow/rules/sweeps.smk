@@ -18,7 +18,7 @@ rule plot_sweeps:
     output:
         csv=f"{PAPER}/statistics/sweeps.csv",
         pdf=f"{PAPER}/figures/sweeps.pdf",
-        png=report(f"{PAPER}/figures/sweeps.png", category="Figures"),
+        png=shown(f"{PAPER}/figures/sweeps.png", "Figures"),
         provenance=f"{PAPER}/figures/sweeps.provenance.json",
     log:
         f"{PAPER}/logs/plot_sweeps.log",
