@@ -189,7 +189,7 @@ def test_shards_give_the_same_bytes(root, finished, tmp_path):
     # Another count makes them anew, unless times of files alone decide.
     tiny = ["--cores", "2", "--configfile", str(root / "tests/tiny.yaml")]
     assert jobs(dry_run(root, folder, *tiny, "--", target))["generate_explanations"] == 1
-    assert "Nothing to be done" in dry_run(root, folder, *tiny, "--rerun-triggers", "mtime", "--", target).stderr
+    assert "Nothing to be done" in dry_run(root, folder, *tiny, "--rerun-triggers", "mtime", "--", target).stdout
 
 
 def test_explain_prints_texts_profiles_and_true_reasons(finished, results, capsys, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xrec_repro.errors import DataError
-from xrec_repro.io import read_json, write_json
+from xrec_repro.io import read_json, remove_scraps, write_json
 
 BEAT_S = 10.0
 
@@ -74,6 +74,7 @@ class Attempts:
 
     def __init__(self, path: str | Path, start: float) -> None:
         self._path = Path(path)
+        remove_scraps(self._path)
         self.earlier = _read(self._path)
         self.own: dict[str, Any] = {"start": start, "node": node_name(), "slurm": slurm_place()}
         write_json(self._path, [*self.earlier, self.own])
