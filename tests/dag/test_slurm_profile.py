@@ -58,9 +58,11 @@ def load_profile(root: Path, monkeypatch, **variables: str) -> dict:
         return yte.process_yaml(stream, require_use_yte=True)
 
 
-def planned(root: Path, overlay: Path, folder: Path, attempt: int) -> dict[str, dict[str, str]]:
-    """Dry-run everything through the profile; return the resources of each rule's jobs."""
-    options = ["--profile", "slurm", "--dry-run", "--forceall", "--directory", str(folder), "--attempt", str(attempt)]
+def planned(root: Path, overlay: Path, folder: Path, attempt: int, profile: str = "slurm") -> dict[str, dict[str, str]]:
+    """Dry-run everything through a profile; return the resources of each rule's jobs."""
+    options = ["--profile", profile, "--dry-run", "--forceall", "--directory", str(folder), "--attempt", str(attempt)]
+    if profile != "slurm":
+        options += ["--cores", "2", "--resources", "gpu=1"]
     printed = snakemake(root, overlay, *options, **RENAMED)
     blocks = re.findall(r"^rule (\w+):\n(?:    .*\n)*?    resources: (.*)$", printed, flags=re.MULTILINE)
     return {rule: dict(re.findall(r"(\w+)=([^,]*)", resources)) for rule, resources in blocks}
@@ -98,6 +100,18 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
     assert {rule for rule, entry in classes.items() if entry.get("gpu")} == wanted
     assert classes["tune_explainer"] == CLASSES["gpu"]
     assert all(entry == CLASSES["mig"] for rule, entry in classes.items() if rule != "tune_explainer")
+
+
+@pytest.mark.parametrize("profiles", ["extractive", "chat"])
+def test_jobs_that_use_a_gpu_take_turns_on_one_machine(root, every_metric, tmp_path, monkeypatch, profiles):
+    overlay, config = tmp_path / "cuda.yaml", yaml.safe_load(every_metric.read_text())
+    config |= {"compute": {"device": "cuda"}, "defaults": {"profiles": {"backend": profiles}}}
+    overlay.write_text(yaml.safe_dump(config))
+    jobs = planned(root, overlay, tmp_path, 1, "profiles/default")
+    classes = load_profile(root, monkeypatch)["set-resources"]
+    wanted = {rule for rule, entry in classes.items() if entry.get("gpu") and rule in jobs} - {"generate_references"}
+    wanted -= set() if profiles == "chat" else {"generate_profiles"}
+    assert {rule for rule, resources in jobs.items() if resources.get("gpu") == "1"} == wanted
 
 
 def test_each_job_is_submitted_in_the_class_of_its_rule(root, first, shards, tmp_path, monkeypatch):

@@ -37,6 +37,9 @@ RESOURCES = str(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
 NEEDS_TRUTH = ("faithfulness",)
+# GPUs of a job that runs a model: with --resources gpu=1 such jobs take turns. A cluster's profile says its own.
+DEVICE = config["compute"]["device"]
+GPUS = int(DEVICE == "cuda" or (DEVICE == "auto" and Path("/dev/nvidiactl").exists()))
 SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
 
 
@@ -135,6 +138,16 @@ def writer_settings(key):
         return {"profiles": {name: value for name, value in full.items() if name not in unread}}
 
     return chosen
+
+
+def writer_gpus(key):
+    """Return a resource function: a GPU where the texts are written by a chat model of this machine."""
+
+    def needed(wildcards):
+        chosen = settings(config, wildcards.dataset)["profiles"]
+        return GPUS if chosen[key] == "chat" and chosen["chat"]["base_url"] is None else 0
+
+    return needed
 
 
 def example_inputs(wildcards, profiles):

@@ -19,6 +19,7 @@ rule pretrain_lm:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(120),
+        gpu=GPUS,
     params:
         settings=lambda wildcards: pick("llm")(wildcards)["llm"]["scratch"],
         domain=dataset_key("domain"),
@@ -47,7 +48,7 @@ rule tune_explainer:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(720),
-        gpu=1 if config["compute"]["device"] == "cuda" else 0,
+        gpu=GPUS,
     params:
         settings=explainer_settings("prompt", "embeddings", "adapter", "injection", "tuning", "llm"),
         checkpoint=f"{EXPERIMENT}/adapter/checkpoint.safetensors",

@@ -26,7 +26,7 @@ rule:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(720),
-        gpu=1 if config["compute"]["device"] == "cuda" else 0,
+        gpu=GPUS,
     params:
         settings=explainer_settings("prompt", "embeddings", "adapter", "generation", "llm"),
         partial=f"{MADE}/explanations.partial.jsonl",

@@ -26,7 +26,7 @@ for METRIC in config["metrics"]["use"]:
         resources:
             mem_mb=scaled(4000 if runs_model(METRIC) else 1000),
             runtime=scaled(240 if runs_model(METRIC) else 10),
-            gpu=1 if runs_model(METRIC) and config["compute"]["device"] == "cuda" else 0,
+            gpu=GPUS if runs_model(METRIC) else 0,
         params:
             **when(SHARDS, shard="{shard}"),
             settings=config["metrics"][METRIC],

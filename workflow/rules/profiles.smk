@@ -22,6 +22,7 @@ rule generate_profiles:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
+        gpu=writer_gpus("backend"),
     params:
         settings=writer_settings("backend"),
         domain=dataset_key("domain"),
@@ -53,6 +54,7 @@ rule generate_references:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
+        gpu=writer_gpus("references"),
     params:
         settings=writer_settings("references"),
         domain=dataset_key("domain"),

@@ -18,6 +18,7 @@ rule train_lightgcn:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
+        gpu=GPUS,
     params:
         settings=pick("recommender"),
         checkpoint=f"{SHARED}/lightgcn/seed{{seed}}/checkpoint.safetensors",

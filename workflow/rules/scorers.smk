@@ -21,6 +21,7 @@ for SCORER in ("bart", "bleurt", "judge"):
         resources:
             mem_mb=scaled(3000),
             runtime=scaled(60),
+            gpu=GPUS,
         params:
             settings=config["scorers"][SCORER],
             scorer=SCORER,
