@@ -28,8 +28,9 @@ report: demo
 	$(RUN) --report results/demo/report.zip
 	@echo "results/demo/report.zip: the run; results/demo/paper/browse.html: its explanations, side by side"
 
+# Files of tests, the longest (tests/dag, tests/e2e) first, on all cores; one thread each, so that they do not crowd.
 test: env
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile --no-loadscope-reorder
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow

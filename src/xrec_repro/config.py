@@ -120,11 +120,7 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
     place = f"configuration: {dataset}/{experiment}"
     if abs(sum(chosen["split"]["ratios"]) - 1) > 1e-6:
         raise ConfigError(f"{place}: split.ratios must add up to 1, not {sum(chosen['split']['ratios']):g}")
-    llm = chosen["llm"]
-    needed = {"hub": ("repo", "revision"), "local": ("path",), "scratch": ()}[llm["source"]]
-    for key in needed:
-        if not llm[key]:
-            raise ConfigError(f"{place}: llm.{key} must be set when llm.source is {llm['source']!r}")
+    _check_llm(chosen["llm"], place)
     source, paths = config["datasets"][dataset]["source"], config["datasets"][dataset]["paths"]
     for key in {"glassbox": (), "release": ("folder",)}.get(source, ("reviews", "items")):
         if key not in paths:
@@ -137,6 +133,17 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
         raise ConfigError(f"{place}: profiles.references: {source} has no published texts; use chat or extractive")
     if chosen["profiles"]["backend"] == "published" and source != "release":
         raise ConfigError(f"{place}: profiles.backend: {source} has no published profiles; use chat or extractive")
+
+
+def _check_llm(llm: Config, place: str) -> None:
+    needed = {"hub": ("repo", "revision"), "local": ("path",), "scratch": ()}[llm["source"]]
+    for key in needed:
+        if not llm[key]:
+            raise ConfigError(f"{place}: llm.{key} must be set when llm.source is {llm['source']!r}")
+    if llm["source"] == "hub" and not re.fullmatch("[0-9a-f]{40}", llm["revision"]):
+        raise ConfigError(
+            f"{place}: llm.revision: {llm['revision']!r} does not pin {llm['repo']!r}; give the 40-digit commit"
+        )
 
 
 def settings(config: Config, dataset: str, experiment: str | None = None) -> Config:

@@ -105,7 +105,7 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
 @pytest.mark.parametrize("profiles", ["extractive", "chat"])
 def test_jobs_that_use_a_gpu_take_turns_on_one_machine(root, every_metric, tmp_path, monkeypatch, profiles):
     overlay, config = tmp_path / "cuda.yaml", yaml.safe_load(every_metric.read_text())
-    config |= {"compute": {"device": "cuda"}, "defaults": {"profiles": {"backend": profiles}}}
+    config |= {"compute": {"device": "cuda"}, "defaults": {"profiles": {"backend": profiles, "chat": {"model": "any"}}}}
     overlay.write_text(yaml.safe_dump(config))
     jobs = planned(root, overlay, tmp_path, 1, "profiles/default")
     classes = load_profile(root, monkeypatch)["set-resources"]

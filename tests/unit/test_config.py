@@ -68,6 +68,15 @@ def test_a_mistake_is_one_line_that_names_the_key(config, schema, path, value, m
     assert caught.value.exit_code == 2
 
 
+@pytest.mark.parametrize("revision", ["main", "a" * 39, "A" * 40])
+def test_a_hub_model_is_pinned_to_a_commit(config, schema, revision):
+    config["defaults"]["llm"] |= {"source": "hub", "repo": "some/model", "revision": revision}
+    with pytest.raises(ConfigError, match=rf"llm.revision: '{revision}' does not pin 'some/model'.*40-digit commit"):
+        check_config(config, schema)
+    config["defaults"]["llm"]["revision"] = "a" * 40
+    check_config(config, schema)
+
+
 def test_a_missing_default_is_named(config, schema):
     del config["defaults"]["generation"]["top_k"]
     with pytest.raises(ConfigError, match="defaults.generation.top_k: missing"):
