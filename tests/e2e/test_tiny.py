@@ -75,6 +75,9 @@ def test_costs_are_of_every_job_behind_the_scores(finished, results):
     three = pd.read_csv(results / "paper/tables/table3.csv").query("kind == 'demo'")
     tuned = [read_json(path)["times"]["seconds"] for path in results.glob("glassbox/*/seed1/adapter/provenance.json")]
     assert three["train_seconds"].sum() == pytest.approx(sum(tuned))
+    (kw,) = {line["power_kw"] for line in lines}
+    seconds = three[["train_seconds", "generate_seconds"]].sum(axis=1)
+    assert three["kg_co2"].tolist() == pytest.approx((0.22 * 1.2 * kw * seconds / 3600).tolist())
 
 
 def test_tables_have_a_row_an_experiment(results):

@@ -112,6 +112,20 @@ def test_power_can_be_stated_by_kind_or_name_and_name_comes_first(root):
     assert power_of(cpu, hardware, {"node_power_kw": None}).kw is None
 
 
+def test_a_cpu_of_which_nothing_is_known_is_charged_an_assumption_that_is_named(root):
+    hardware = load_hardware(root / "resources")
+    cpu = {"kind": "cpu", "name": "x86_64", "count": 0}
+    settings = SETTINGS | {"unknown_cpu_kw": 0.085, "sources": {"unknown_cpu_kw": "somebody's table"}}
+    power = power_of(cpu, hardware, settings)
+    assert (power.device, power.kw) == ("CPU (x86_64), power assumed", 0.085)
+    assert power.source == "emissions.unknown_cpu_kw: somebody's table"
+    assert job_emissions(3600, cpu, hardware, settings)[0] == pytest.approx(0.22 * 1.2 * 0.085)
+    detected = {"cpu": {"kw": 0.2, "source": "a table"}, "gpu": None}
+    assert power_of(cpu, hardware, settings, detected).source == "a table"
+    assert power_of(cpu, hardware, settings | {"node_power_kw": {"cpu": 0.1}}).kw == 0.1
+    assert power_of(gpu("NVIDIA H200"), hardware, settings).kw is None
+
+
 @pytest.mark.parametrize("key", ["carbon_intensity", "pue"])
 def test_missing_factors_are_named(root, key):
     settings = {name: value for name, value in SETTINGS.items() if name != key}

@@ -2,7 +2,8 @@
 
 The power is that of a node with one GPU, from ``resources/hardware.tsv``. A stage runs on one GPU, so one is charged,
 however many its node shows. A slice of a GPU (MIG) is charged its `share` of the node; as in the study that is all of
-it, an upper bound, because what a slice draws is not known. For other hardware the emissions are None, with a reason.
+it, an upper bound, because what a slice draws is not known. An unknown CPU is charged an assumed power, and
+said to be so; for other unknown hardware the emissions are None, with a reason.
 """
 
 import csv
@@ -16,6 +17,8 @@ from typing import Any
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import require_file
 from xrec_repro.paper.published import PublishedRun, load_published_table3, published_number
+
+ASSUMED = "power assumed"  # behind the name of a device of which nothing is known
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,8 @@ def power_of(
     Args:
         device: As in a provenance: kind (``cpu`` or ``cuda``) and name.
         hardware: The known devices.
-        settings: Section ``emissions``; its optional ``node_power_kw`` (name or kind of a device -> kW) comes first.
+        settings: Section ``emissions``; its optional ``node_power_kw`` (name or kind of a device -> kW) comes first,
+            its optional ``unknown_cpu_kw`` last, for a CPU of which nothing else is known.
         detected: What codecarbon knows of a device that is not known otherwise: ``cpu`` and ``gpu``, each kw and
             source, or None. A GPU is charged with the CPU of its host.
     """
@@ -133,6 +137,10 @@ def power_of(
     parts = [(detected or {}).get(part) for part in (("cpu", "gpu") if kind == "cuda" else ("cpu",))]
     if None not in parts:
         return Power(label, sum(part["kw"] for part in parts), source="; ".join(part["source"] for part in parts))
+    assumed = settings.get("unknown_cpu_kw") if kind == "cpu" else None
+    if assumed is not None:
+        source = f"emissions.unknown_cpu_kw: {(settings.get('sources') or {}).get('unknown_cpu_kw', 'stated')}"
+        return Power(f"{label}, {ASSUMED}", assumed, source=source)
     return Power(label, None, f"the power of {label} is not known; state it in emissions.node_power_kw.{kind}")
 
 

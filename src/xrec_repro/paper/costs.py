@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xrec_repro.accounting.emissions import load_hardware, published_totals, recompute_published_emissions
+from xrec_repro.accounting.emissions import ASSUMED, load_hardware, published_totals, recompute_published_emissions
 from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
 from xrec_repro.paper.cost_rows import Cost, Phase, measured_cost, published_cost
@@ -174,6 +174,11 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
     phases = [phase for row in rows for phase in row.phases]
     powers = dict.fromkeys(f"{phase.device} {phase.kw:g} kW" for phase in phases if phase.kw is not None)
     notes += [f"Power charged: {', '.join(powers)}."] if powers else []
+    if any(phase.device.endswith(ASSUMED) for phase in phases):
+        notes.append(
+            f"{ASSUMED.capitalize()}: {sources.get('unknown_cpu_kw', 'as configured')}. "
+            "State what your node draws in emissions.node_power_kw.cpu."
+        )
     notes += [f"Emissions of this run: {reason}." for reason in dict.fromkeys(p.reason for p in phases) if reason]
     if any("MIG" in phase.device for phase in phases):
         notes.append(
