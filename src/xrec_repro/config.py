@@ -144,6 +144,11 @@ def _check_llm(llm: Config, place: str) -> None:
         raise ConfigError(
             f"{place}: llm.revision: {llm['revision']!r} does not pin {llm['repo']!r}; give the 40-digit commit"
         )
+    if llm["source"] == "scratch" and "fixed" not in llm["scratch"]["templates"]:
+        raise ConfigError(
+            f"{place}: llm.scratch.templates: add 'fixed'; to a model that has read `code` alone every text ends with "
+            "[/INST], behind which both templates ask for an explanation"
+        )
 
 
 def settings(config: Config, dataset: str, experiment: str | None = None) -> Config:

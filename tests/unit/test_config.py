@@ -55,6 +55,7 @@ def test_the_default_configuration_and_every_overlay_are_valid(root, config, sch
         ("defaults.profiles.backend", "published", "profiles.backend: glassbox has no published profiles"),
         ("defaults.profiles.backend", "chat", "profiles.chat.model must be set for the chat backend"),
         ("datasets.glassbox.source", "yelp", "datasets.glassbox.paths.reviews: a yelp data set needs it"),
+        ("datasets.glassbox.overrides.llm.scratch.templates", ["code"], "llm.scratch.templates: add 'fixed'"),
         ("runs", {}, "runs: unknown key.*did you mean 'run'"),
         ("scatter.generation", 0, "scatter.generation: 0 is less than the minimum of 1"),
         ("scatter.judging", 2.5, "scatter.judging: 2.5 is not of type 'integer'"),
