@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES) --resources gpu=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo real report test test-slow slurm-test lint format docs clean-env
+.PHONY: env demo real report test test-slow bench slurm-test lint format docs clean-env
 .DEFAULT_GOAL := demo
 
 env: $(VENV)/.ready
@@ -35,6 +35,10 @@ test: env
 test-slow: env
 	$(BIN)/python -m pytest -m slow
 
+# Every claim of speed against its peer; docs/benchmarks.md is made from what it writes.
+bench: env
+	$(BIN)/python benchmarks/run.py
+
 # A real one-machine cluster from Debian's packages; ACCOUNTING=1 make slurm-test runs it with slurmdbd and sacct.
 slurm-test: env
 	PYTHON=$(BIN)/python tests/slurm/run.sh
@@ -54,6 +58,7 @@ docs: env
 	$(BIN)/python envs/generate.py
 	$(BIN)/xrec-repro audit --write docs/audit.md
 	$(BIN)/python docs/generate.py
+	$(BIN)/python benchmarks/report.py
 
 clean-env:
 	rm -rf $(VENV)

@@ -13,6 +13,8 @@ SETTINGS = {
     "batch_size": 3,
     "learning_rate": 1e-2,
     "max_examples": None,
+    "micro_batch_size": None,
+    "activation_checkpointing": False,
     "checkpoint_every": 2,
     "early_stopping": None,
 }

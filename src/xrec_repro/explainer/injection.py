@@ -10,7 +10,7 @@ the rotary embedding, at that position, in the prefill only. Two forms:
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -61,11 +61,24 @@ class Injector:
             length: Number of tokens of the (padded) prompt.
         """
         rows = torch.arange(len(positions), device=positions.device).unsqueeze(1).expand_as(positions)
-        self._active = (adapted, rows, positions, length)
+        with self._injecting((adapted, rows, positions, length)):
+            yield
+
+    def recomputation(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Return the contexts of a forward pass and of its recomputation, which injects the same.
+
+        For ``context_fn`` of `torch.utils.checkpoint.checkpoint`: the recomputation runs in the backward pass, after
+        the block of `prompt` has ended.
+        """
+        return nullcontext(), self._injecting(self._active)
+
+    @contextmanager
+    def _injecting(self, active: tuple[Tensor, Tensor, Tensor, int] | None) -> Iterator[None]:
+        before, self._active = self._active, active
         try:
             yield
         finally:
-            self._active = None
+            self._active = before
 
     def _acts_on(self, hidden: Tensor) -> bool:
         return self._active is not None and hidden.shape[1] == self._active[3]

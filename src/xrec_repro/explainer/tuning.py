@@ -4,6 +4,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from xrec_repro.errors import DataError, ModelError
+from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.checkpoint import Checkpoint
@@ -98,28 +100,68 @@ def shared_opening(encoded: Sequence[Encoded]) -> tuple[int, ...]:
     return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
-def example_losses(explainer: Explainer, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Tensor:
+def example_losses(
+    explainer: Explainer, examples: Sequence[Example], encoded: Sequence[Encoded], adapted: Tensor | None = None
+) -> Tensor:
     """Negative log-likelihood of each example's targets, averaged over its own tokens, [B].
 
     What all prompts begin with, up to the first reserved token, is the same for a frozen model in every step: its keys
-    and values are computed once. Logits are computed from the first target on only: with padding on the left, all
-    targets stand at the end.
+    and values are computed once (not with activation checkpointing, which can read no cache). Logits are computed from
+    the first target on only: with padding on the left, all targets stand at the end.
+
+    Args:
+        explainer: Its parts; the language model may be within `activation_checkpointing`.
+        examples: The batch.
+        encoded: Its prompts with labels.
+        adapted: Its adapted embeddings, [B, 2, hidden]; None to adapt them here.
     """
-    opening = shared_opening(encoded)
+    opening = () if explainer.llm.model.is_gradient_checkpointing else shared_opening(encoded)
+    adapted = explainer.adapt(examples) if adapted is None else adapted
     batch = pad_left([row.without(len(opening)) for row in encoded], explainer.pad_id, explainer.llm.device)
     first_target = int((batch.labels != IGNORED_LABEL).int().argmax(dim=1).min())
     keep = batch.ids.shape[1] - first_target + 1  # the logits that predict the first target stand one before it
-    with explainer.injector.prompt(explainer.adapt(examples), batch.positions, batch.ids.shape[1]):
+    with explainer.injector.prompt(adapted, batch.positions, batch.ids.shape[1]):
         logits = explainer.llm.model(
             input_ids=batch.ids,
             attention_mask=F.pad(batch.mask, (len(opening), 0), value=1),
             position_ids=batch.position_ids + len(opening),
             past_key_values=explainer.read(opening, len(examples)),
+            use_cache=bool(opening),
             logits_to_keep=keep,
         ).logits[:, :-1]
     labels = batch.labels[:, first_target:]
     losses = F.cross_entropy(logits.float().transpose(1, 2), labels, ignore_index=IGNORED_LABEL, reduction="none")
     return losses.sum(dim=1) / (labels != IGNORED_LABEL).sum(dim=1)
+
+
+def add_gradients(
+    explainer: Explainer, examples: Sequence[Example], encoded: Sequence[Encoded], at_once: int | None = None
+) -> Tensor:
+    """Add the gradients of the mean of a batch's losses to the adapters' parameters.
+
+    The mean is over examples, each of which counts the same however many tokens it has. Taken in parts, the batch
+    gives the same gradients up to rounding: all of it is adapted at once, with the same dropout and gate noise, and
+    only the language model reads a part at a time.
+
+    Args:
+        explainer: Its adapters collect the gradients; the language model's weights have none.
+        examples: The batch.
+        encoded: Its prompts with labels.
+        at_once: How many examples the language model reads at once; None for all.
+
+    Returns:
+        The losses of the examples, [B], without gradients.
+    """
+    adapted = explainer.adapt(examples)
+    inputs = adapted.detach().requires_grad_()
+    losses = []
+    for start in range(0, len(examples), at_once or len(examples)):
+        part = slice(start, start + (at_once or len(examples)))
+        found = example_losses(explainer, examples[part], encoded[part], inputs[part])
+        (found.sum() / len(examples)).backward()
+        losses.append(found.detach())
+    adapted.backward(inputs.grad)
+    return torch.cat(losses)
 
 
 @torch.no_grad()
@@ -142,7 +184,7 @@ def tune(
     fingerprint: str = "",
     after_step: Callable[[int], None] = lambda step: None,
 ) -> list[list[float]]:
-    """Tune the adapters in place with Adam on the mean of the examples' losses.
+    """Tune the adapters in place with Adam on the mean of the examples' losses (`add_gradients`).
 
     Each step draws its dropout and gate noise from a seed of its own, so that a resumed run needs no generator state
     and ends in the same bytes as an undisturbed one.
@@ -181,11 +223,16 @@ def tune(
     explainer.adapters.train()
     if stopping.after(losses):
         batches = batches[: len(losses)]
-    with stoppable() as stop_requested:
+    recomputing = settings["activation_checkpointing"]
+    bounded = activation_checkpointing(explainer.llm.model, explainer.injector) if recomputing else nullcontext()
+    with bounded, stoppable() as stop_requested:
         for step in track(range(len(losses), len(batches)), "tuning"):
             torch.manual_seed(derive_seed(seed, "tuning step", step))
             rows = batches[step]
-            per_example = example_losses(explainer, [examples[i] for i in rows], [encoded[i] for i in rows])
+            optimizer.zero_grad(set_to_none=True)
+            per_example = add_gradients(
+                explainer, [examples[i] for i in rows], [encoded[i] for i in rows], settings["micro_batch_size"]
+            )
             _step(optimizer, per_example.mean(), step)
             losses.append(per_example.tolist())
             over = stopping.after(losses[-1:]) or len(losses) == len(batches)
@@ -201,8 +248,6 @@ def tune(
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
     if not torch.isfinite(loss):
         raise ModelError(f"tuning: the loss of step {step + 1} is {loss.item()}; lower tuning.learning_rate")
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     optimizer.step()
 
 

@@ -1,0 +1,67 @@
+"""What the benchmarks show: one claim a line of the table, one file of results each."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a benchmark shows.
+
+    Attributes:
+        title: What is measured.
+        peer: What it is measured against.
+        goal: The smallest ratio that is good enough; None where the number is for information.
+        script: The script that measures it, without its suffix.
+        why: Why the goal is missed where it is; shown on the page only then.
+    """
+
+    title: str
+    peer: str
+    goal: float | None
+    script: str
+    why: str = ""
+
+
+CLAIMS = {
+    "kcore": Claim("k-core of the released Yelp graph", "networkx.k_core, its graph built beforehand", 30, "kcore"),
+    "kcore_stream": Claim(
+        "k-core stage on 100 million power-law interactions, Parquet to Parquet", "a limit of 300 s", 1, "kcore_stream"
+    ),
+    "kcore_memory": Claim("The same stage: peak memory", "a limit of 12 GB", 1, "kcore_stream"),
+    "lightgcn_edge_index": Claim(
+        "LightGCN training step (4 layers, 64 dimensions, batch 1,024, Adam)",
+        "torch-geometric's LightGCN on edge_index",
+        15,
+        "lightgcn",
+    ),
+    "lightgcn_csr": Claim("LightGCN training step", "torch-geometric's LightGCN on a CSR adjacency", 3, "lightgcn"),
+    "lightgcn_coo": Claim("LightGCN training step", "COO products with autograd, as in XRec's code", 10, "lightgcn"),
+    "generation": Claim("Explanations, greedy, batch 32", "model.generate at batch 1, the same hooks", 8, "generation"),
+    "generation_plain": Claim(
+        "Explanations, greedy, batch 32", "model.generate on the same padded batches of 32", None, "generation"
+    ),
+    "tuning": Claim("Tuning step, best batch, in samples/s", "batch 1 with logits everywhere", 2, "tuning"),
+    "usr": Claim("USR of 4,000 texts", "a list of the different texts, searched for each", None, "scoring"),
+    "usr_linear": Claim("USR of 8 n texts in at most 16 times the time of n", "that bound", 1, "scoring"),
+    "bertscore": Claim("BERTScore of released predictions", "bert_score as it comes, batches of 64", 1.5, "scoring"),
+    "bartscore": Claim(
+        "BARTScore of released predictions", "batches of 4 in the order given, as in BARTScore's code", 1.5, "scoring"
+    ),
+    "bleurt": Claim(
+        "BLEURT of released predictions", "batches of 16 in the order given, as in BLEURT's code", 1.5, "scoring"
+    ),
+    "judge": Claim(
+        "The judge's mean score from the logits (`expected`), in batches",
+        "model.generate of a reply of 3 tokens, one after the other",
+        5,
+        "scoring",
+    ),
+    "overhead": Claim(
+        "Snakemake, starts and imports in a run of the demo", "a limit of 10 % of its time", 1, "overhead"
+    ),
+    "gpu_generation": Claim("3,000 Amazon explanations, Llama-2-7B's shape, bf16", "a limit of 180 s", 1, "gpu"),
+    "gpu_tuning": Claim("One epoch of 95,841 samples, Llama-2-7B's shape, bf16", "a limit of 40 min", 1, "gpu"),
+    "gpu_batching": Claim(
+        "Tuning step, best batch, Llama-2-7B's shape, bf16", "batch 1 with logits everywhere", 5, "gpu"
+    ),
+}

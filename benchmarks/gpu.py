@@ -1,0 +1,236 @@
+"""Tuning and generation with a random Llama-2-7B in bf16 on a CUDA device, on the real Amazon prompts."""
+
+import argparse
+import csv
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from generation import by_length, library, ours
+from harness import ROOT, Skipped, Times, arguments, compare, limit, record, run, seconds
+from material import amazon_examples, assemble, demo_explainer, scratch_settings
+from tuning import epoch, full_losses
+
+from xrec_repro.accounting.emissions import emissions_factors, emissions_kg, find_hardware, load_hardware
+from xrec_repro.config import load_config
+from xrec_repro.explainer.llm import LanguageModel, freeze
+from xrec_repro.explainer.pretrain import train_tokenizer
+from xrec_repro.explainer.prompts import Example
+from xrec_repro.explainer.tuning import Explainer, example_losses
+from xrec_repro.paper.published import load_published_table3
+
+EXPLANATIONS, TRAIN_SAMPLES = 3_000, 95_841
+ALLOWED_GENERATION, ALLOWED_TUNING = 180, 40 * 60
+TUNING_SIZES, GENERATION_SIZES = (1, 2, 4, 8, 16, 32), (1, 32, 64, 128, 256)
+VOCABULARY = 6_000  # for which a word takes about as many tokens as with Llama's own tokenizer, which is not at hand
+NEW_TOKENS = 70  # the released predictions have 51 words; random weights end no text by themselves
+
+
+def llama(examples: Sequence[Example]) -> Explainer:
+    """Make an explainer around a random model of Llama-2-7B's shape in bf16."""
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    texts = [f"{e.title} {e.user_profile} {e.item_profile} {e.reference}" for e in examples]
+    tokenizer = train_tokenizer(texts, VOCABULARY, 4096)
+    torch.manual_seed(0)
+    with torch.device("cuda"):
+        model = AutoModelForCausalLM.from_config(
+            LlamaConfig(max_position_embeddings=4096), dtype=torch.bfloat16, attn_implementation="sdpa"
+        )
+    settings = scratch_settings() | {"prompt": {"profiles": True, "template": "code"}}
+    explainer = assemble(LanguageModel(freeze(model), tokenizer, "random 7B"), settings, {"test": list(examples)})
+    explainer.adapters.to("cuda")
+    return explainer
+
+
+def synchronised(call: Callable[[], Any]) -> Callable[[], None]:
+    """Let a call end when the device is done."""
+
+    def both() -> None:
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return both
+
+
+def rates(sizes: Sequence[int], make: Callable[[int], tuple[Callable[[], Any], int]]) -> dict[int, dict[str, float]]:
+    """Return size -> rate (examples a second) and peak memory; stops at the first size that does not fit.
+
+    Args:
+        sizes: Batch sizes, rising.
+        make: From a size to a call and the examples that it takes.
+    """
+    found: dict[int, dict[str, float]] = {}
+    for size in sizes:
+        call, count = make(size)
+        try:
+            call()
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
+            used = seconds(synchronised(call))
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            break
+        peak = torch.cuda.max_memory_allocated() / 1e9 if torch.cuda.is_available() else 0.0
+        found[size] = {"a second": round(count / used, 2), "peak GB": round(peak, 1)}
+    return found
+
+
+def best_of(found: dict[int, dict[str, float]]) -> int:
+    """Return the size with the highest rate."""
+    return max(found, key=lambda size: found[size]["a second"])
+
+
+def measure_tuning(explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace) -> float:
+    """Measure tuning by batch size; return the best rate in samples a second."""
+    sizes = TUNING_SIZES[:2] if args.smoke else TUNING_SIZES
+    found = rates(sizes, lambda size: (epoch(explainer, examples, size, example_losses), len(examples)))
+    best = best_of(found)
+    rate = found[best]["a second"]
+    few = examples[: max(2, len(examples) // 4)]  # the loop takes long
+    times = compare(
+        synchronised(epoch(explainer, examples, best, example_losses)),
+        synchronised(epoch(explainer, few, 1, full_losses)),
+        args.rounds,
+    )
+    times = Times(times.ours, [used * len(examples) / len(few) for used in times.peer])
+    tokens = [len(explainer.encoder.train(e).ids) for e in examples]
+    facts = {
+        "best batch": best,
+        "mean tokens of a sample": round(sum(tokens) / len(tokens), 1),
+        "share of the measured peak of matrix products": tuning_roofline(explainer, rate, sum(tokens) / len(tokens)),
+        "samples by batch": [{"batch": size, **row} for size, row in found.items()],
+    }
+    record(args, "gpu_batching", times, what(explainer), facts)
+    record(args, "gpu_tuning", limit(TRAIN_SAMPLES / rate, ALLOWED_TUNING), what(explainer), facts)
+    return rate
+
+
+def measure_generation(
+    explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace, tuning: float
+) -> None:
+    """Measure generation by batch size; with the rate of tuning, say what the study's experiments would take."""
+    settings = scratch_settings()["generation"] | {"max_new_tokens": 4 if args.smoke else NEW_TOKENS}
+    settings["decoding"] = "sampled"
+    sizes = GENERATION_SIZES[:2] if args.smoke else GENERATION_SIZES
+    ordered = [example for example, _ in by_length(explainer, examples, settings)]
+
+    def make(size: int) -> tuple[Callable[[], Any], int]:
+        # Batches from the middle of the lengths: two, or eight single ones.
+        count = min(len(ordered), 8 if size == 1 else 2 * size)
+        part = ordered[(len(ordered) - count) // 2 :][:count]
+        return lambda: ours(explainer, part, settings, size), count
+
+    found = rates(sizes, make)
+    best = best_of(found)
+    rate = found[best]["a second"]
+    facts = {
+        "best batch": best,
+        "new tokens": settings["max_new_tokens"],
+        "share of the measured bandwidth at batch 1": generation_roofline(explainer, found[1]["a second"], settings),
+        "generate with a static cache, compiled": static_rate(explainer, ordered, settings, best, args.smoke),
+        "explanations by batch": [{"batch": size, **row} for size, row in found.items()],
+        "table 3 at these rates (an epoch of all texts, 3,000 explanations)": table3(tuning, rate),
+    }
+    record(args, "gpu_generation", limit(EXPLANATIONS / rate, ALLOWED_GENERATION), what(explainer), facts)
+
+
+def static_rate(
+    explainer: Explainer, ordered: Sequence[Example], settings: dict[str, Any], size: int, smoke: bool
+) -> float | str:
+    """Return explanations a second of `generate` with a static cache (which it compiles), or why it does not run."""
+    if smoke:
+        return "not tried"
+    explainer.llm.model.generation_config.cache_implementation = "static"
+    part = ordered[:size]
+    try:
+        for _ in range(2):  # the first compiles
+            start = time.perf_counter()
+            synchronised(lambda: library(explainer, part, settings, size))()
+            used = time.perf_counter() - start
+    except (RuntimeError, ValueError) as error:
+        return f"does not run: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+    finally:
+        explainer.llm.model.generation_config.cache_implementation = None
+    return round(len(part) / used, 2)
+
+
+def generation_roofline(explainer: Explainer, rate: float, settings: dict[str, Any]) -> float:
+    """Return the share of the bandwidth: every token of a single text reads all weights once."""
+    device = explainer.llm.device
+    weights = sum(p.numel() * p.element_size() for p in explainer.llm.model.parameters())
+    large = torch.empty(2**20 if device.type == "cpu" else 2**30, dtype=torch.uint8, device=device)
+    copying = min(seconds(synchronised(lambda: large.clone())) for _ in range(5))
+    return round(rate * settings["max_new_tokens"] * weights / (2 * large.numel() / copying), 3)
+
+
+def tuning_roofline(explainer: Explainer, rate: float, tokens: float) -> float:
+    """Return the share of the peak: two operations a weight and token forward, as many backward (none for weights)."""
+    device, dtype = explainer.llm.device, explainer.llm.model.dtype
+    embedding = explainer.llm.model.get_input_embeddings().weight.numel()
+    weights = sum(p.numel() for p in explainer.llm.model.parameters()) - embedding
+    size = 256 if device.type == "cpu" else 8192
+    square = torch.randn(size, size, device=device, dtype=dtype)
+    product = min(seconds(synchronised(lambda: square @ square)) for _ in range(9))
+    return round(rate * tokens * 4 * weights / (2 * size**3 / product), 3)
+
+
+def what(explainer: Explainer) -> str:
+    """Say what was measured on."""
+    return f"random weights, {explainer.llm.name}; a tokenizer trained on the texts"
+
+
+def table3(tuning: float, generation: float) -> list[dict[str, Any]]:
+    """Return what each experiment of the study's table 3 would take at these rates, beside what it took there."""
+    factors = emissions_factors(load_config(ROOT / "config" / "config.yaml")["emissions"])
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    node = find_hardware(device, load_hardware(ROOT / "resources"))
+    with (ROOT / "resources/published/datasets.csv").open(encoding="utf-8", newline="") as stream:
+        samples = {row["dataset"]: int(row["train_texts"]) for row in csv.DictReader(stream) if row["train_texts"]}
+    rows = []
+    for published in load_published_table3(ROOT / "resources"):
+        trained = samples.get(published.dataset, TRAIN_SAMPLES) / tuning if published.train_seconds else 0.0
+        used = trained + EXPLANATIONS / generation
+        rows.append(
+            {
+                "experiment": f"{published.dataset}, {published.experiment}",
+                "hours": round(used / 3600, 2),
+                "kg": round(emissions_kg(used, node.node_power_kw, *factors), 3) if node else None,
+                "published hours": round(((published.train_seconds or 0) + published.generate_seconds) / 3600, 2),
+                "published kg": published.co2_kg,
+            }
+        )
+    return rows
+
+
+def main(args: argparse.Namespace) -> None:
+    """Measure tuning and generation, and say what the study's experiments would take."""
+    if args.smoke:
+        explainer, by_split, _, _ = demo_explainer(smoke=True)
+        examples = by_split["test"]
+    else:
+        if not torch.cuda.is_available():
+            raise Skipped("torch sees no CUDA device; run this script on a machine with a GPU of 40 GB or more")
+        examples = amazon_examples()
+        if not examples:
+            raise Skipped(
+                "the released Amazon texts are not at hand; set XREC_SHARED to the folder of data/xrec/amazon"
+            )
+        explainer = llama(examples)
+    part = examples[:: max(1, len(examples) // args.examples)][: args.examples]
+    tuning = measure_tuning(explainer, part, args)
+    explainer.adapters.eval()
+    measure_generation(explainer, examples, args, tuning)
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = arguments(__doc__, rounds=3)
+    parser.add_argument("--examples", type=int, default=64, help="samples timed in tuning (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, options())

@@ -1,0 +1,285 @@
+"""Scoring of released predictions: USR, BERTScore, BARTScore, BLEURT and the judge, each against the usual way."""
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from harness import ROOT, arguments, compare, limit, record, run, seconds
+from material import predictions
+from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, LlamaConfig
+
+from xrec_repro.config import load_config
+from xrec_repro.metrics._judge import question
+from xrec_repro.metrics.bartscore import BartScore
+from xrec_repro.metrics.bertscore import BertScore
+from xrec_repro.metrics.bleurt import Bleurt
+from xrec_repro.metrics.llamascore import LlamaScore
+from xrec_repro.metrics.usr import Usr
+from xrec_repro.scorers import bart as scratch_bart
+from xrec_repro.scorers import bleurt as scratch_bleurt
+from xrec_repro.scorers.tokenizer import byte_pairs
+from xrec_repro.seeding import numpy_rng
+
+REPLY = 3  # tokens: a number and an end
+RANDOM = "random weights: how fast, not how good"
+Texts = list[str]
+CHAT = (
+    "{% for message in messages %}[{{ message['role'] }}] {{ message['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def measure_usr(args: argparse.Namespace) -> None:
+    """USR against the search of a list, and its growth from n to 8 n."""
+    n = 300 if args.smoke else 4000
+
+    def texts(count: int) -> Texts:
+        rows = numpy_rng(0, "usr", count).integers(0, 2000, (count, 50))
+        return [" ".join(map(str, row)) for row in rows.tolist()]
+
+    few, metric = texts(n), Usr()
+
+    def searched() -> float:
+        different: list[Texts] = []
+        for text in few:
+            if text.split() not in different:
+                different.append(text.split())
+        return len(different) / len(few)
+
+    assert searched() == metric.score(few, few).columns["usr"].mean(), "USR differs"
+    record(args, "usr", compare(lambda: metric.score(few, few), searched, args.rounds), f"{n:,} texts of 50 words")
+    some, many = texts(5 * n), texts(40 * n)
+    used = [
+        statistics.median(seconds(lambda t=t: metric.score(t, t)) for _ in range(args.rounds)) for t in (some, many)
+    ]
+    facts = {"time at 8 n over time at n": round(used[1] / used[0], 2)}
+    record(args, "usr_linear", limit(used[1], 16 * used[0]), f"{len(some):,} and {len(many):,} texts", facts)
+
+
+def measure_bertscore(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
+    """BERTScore with all-MiniLM-L6-v2, whose weights are at hand, against the package."""
+    from bert_score import BERTScorer
+
+    made = {"layer": 6, "idf": False, "rescale": False, "batch_size": batch_size("bertscore")}
+    metric = BertScore.from_settings({"model": "minilm", "revision": None, **made}, device="cpu")
+    package = BERTScorer(model_type=str(metric._folder), num_layers=6, device="cpu")
+    left, right, data = texts
+
+    def ours() -> np.ndarray:
+        columns = metric.score(left, right).columns
+        return np.stack([columns[f"bertscore_{part}"] for part in ("p", "r", "f1")])
+
+    def peer() -> np.ndarray:
+        return np.stack([side.numpy() for side in package.score(left, right)])
+
+    same(ours(), peer(), 1e-4, "BERTScore")
+    times = compare(ours, peer, args.rounds, warm_up=False)
+    record(args, "bertscore", times, data, {"weights": "all-MiniLM-L6-v2, layer 6", "batch": metric.batch_size})
+
+
+def measure_bartscore(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
+    """BARTScore against batches of 4 in the order given."""
+    left, right, data = texts
+    width = 32 if args.smoke else 256
+    settings = {"vocabulary": 400 if args.smoke else 8000, "context": 1024}
+    tokenizer = scratch_bart._tokenizer(left + right, settings)
+    torch.manual_seed(0)
+    shape = dict.fromkeys(("encoder_layers", "decoder_layers"), 3) | dict.fromkeys(
+        ("encoder_attention_heads", "decoder_attention_heads"), 4
+    )
+    shape |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4 * width)
+    ends = {key: getattr(tokenizer, key) for key in ("bos_token_id", "pad_token_id", "eos_token_id")}
+    start = {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": tokenizer.eos_token_id}
+    config = BartConfig(vocab_size=len(tokenizer), d_model=width, dropout=0.0, **shape, **ends, **start)
+    model = BartForConditionalGeneration(config).eval()
+    save(folder, model, tokenizer)
+    made = {"weights": None, "direction": "pred_to_ref", "max_length": 1024, "dtype": "float32"}
+    made["batch_size"] = batch_size("bartscore")
+    metric = BartScore.from_settings({"model": str(folder), "revision": None, **made}, device="cpu")
+
+    @torch.no_grad()
+    def peer() -> np.ndarray:
+        found = []
+        for start in range(0, len(left), 4):
+            source, target = (
+                tokenizer(side[start : start + 4], truncation=True, max_length=1024, padding=True, return_tensors="pt")
+                for side in (left, right)
+            )
+            logits = model(
+                input_ids=source.input_ids, attention_mask=source.attention_mask, labels=target.input_ids
+            ).logits
+            pad = tokenizer.pad_token_id
+            lost = F.nll_loss(
+                logits.log_softmax(-1).transpose(1, 2), target.input_ids, ignore_index=pad, reduction="none"
+            )
+            found += (-lost.sum(1) / target.attention_mask.sum(1)).tolist()
+        return np.array(found)
+
+    same(metric.score(left, right).columns["bartscore"], peer(), 1e-4, "BARTScore")
+    times = compare(lambda: metric.score(left, right), peer, args.rounds, warm_up=False)
+    record(
+        args,
+        "bartscore",
+        times,
+        data,
+        {"weights": f"{RANDOM}; BART, 3 + 3 layers, {width} wide", "batch": metric.batch_size},
+    )
+
+
+def measure_bleurt(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
+    """BLEURT in the shape of its test checkpoint against batches of 16 in the order given."""
+    from bleurt_pytorch import BleurtConfig, BleurtForSequenceClassification
+
+    left, right, data = texts
+    tokenizer = scratch_bleurt._tokenizer(left + right, {"vocabulary": 30_000, "context": 512})
+    torch.manual_seed(0)
+    config = BleurtConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=512,
+        max_position_embeddings=512,
+    )
+    model = BleurtForSequenceClassification(config).eval()
+    save(folder, model, tokenizer)
+    made = {"max_length": 512, "dtype": "float32", "batch_size": batch_size("bleurt")}
+    metric = Bleurt.from_settings({"model": str(folder), "revision": None, **made}, device="cpu")
+
+    @torch.no_grad()
+    def peer() -> np.ndarray:
+        found: list[float] = []
+        for start in range(0, len(left), 16):
+            references, candidates = (side[start : start + 16] for side in (right, left))
+            inputs = tokenizer(
+                references, candidates, padding="longest", truncation=True, max_length=512, return_tensors="pt"
+            )
+            found += model(**inputs).logits.flatten().tolist()
+        return np.array(found)
+
+    same(metric.score(left, right).columns["bleurt"], peer(), 1e-4, "BLEURT")
+    times = compare(lambda: metric.score(left, right), peer, args.rounds, warm_up=False)
+    record(
+        args, "bleurt", times, data, {"weights": f"{RANDOM}; shape of BLEURT's test checkpoint (2 layers, 128 wide)"}
+    )
+
+
+def measure_judge(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
+    """The judge's distribution over numbers against replies generated one after the other."""
+    left, right, data = texts
+    count = min(6 if args.smoke else args.judged, len(left))
+    left, right = left[:count], right[:count]
+    judge_model(folder, left + right, 32 if args.smoke else 256)
+    made = {"max_new_tokens": 8, "attempts": 1, "min_mass": 0.0, "dtype": "float32"}
+    together, alone = (
+        LlamaScore.from_settings(
+            {"model": str(folder), "revision": None, "mode": "expected", "batch_size": size, **made}, device="cpu"
+        )
+        for size in (batch_size("llamascore"), 1)
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+
+    @torch.no_grad()
+    def peer() -> None:
+        for pair in zip(left, right, strict=True):
+            prompt = tokenizer.apply_chat_template(question(*pair), add_generation_prompt=True, return_tensors="pt")
+            model.generate(
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                do_sample=False,
+                min_new_tokens=REPLY,
+                max_new_tokens=REPLY,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+
+    # The peer's replies are no expectations to compare with: what is checked is that batches change nothing.
+    scores = [metric.score(left, right).columns["llamascore"] for metric in (together, alone)]
+    same(*scores, 1e-3, "judge, in batches and alone")
+    times = compare(lambda: together.score(left, right), peer, args.rounds)
+    facts = {"weights": f"{RANDOM}; Llama, 4 layers, 256 wide; a digit is a token, as for Llama 2"}
+    facts["batch"] = together.batch_size
+    record(args, "judge", times, f"{data.partition(',')[0]}, {len(left)} pairs", facts)
+
+
+def judge_model(folder: Path, texts: Texts, width: int) -> None:
+    """Write a random Llama with a chat template, for which every digit is a token (as for Llama 2)."""
+    from tokenizers import pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    prompts = [message["content"] for message in question("", "")]
+    bpe = byte_pairs([*texts, *prompts], 400 if width < 256 else 4000, ["<pad>", "<s>", "</s>"])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(True), bpe.pre_tokenizer])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>", chat_template=CHAT
+    )
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=3 * width,
+        num_hidden_layers=1 if width < 256 else 4,
+        num_attention_heads=4,
+        max_position_embeddings=2048,
+        initializer_range=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    save(folder, AutoModelForCausalLM.from_config(config), tokenizer)
+
+
+def batch_size(metric: str) -> int:
+    """Return the batch size that the configuration gives a metric."""
+    return load_config(ROOT / "config" / "config.yaml")["metrics"][metric]["batch_size"]
+
+
+def same(ours: np.ndarray, peer: np.ndarray, tolerance: float, what: str) -> None:
+    """Fail unless two scorings agree."""
+    furthest = float(np.abs(ours - peer).max())
+    assert furthest < tolerance, f"{what}: scores differ by up to {furthest:.1e}"
+
+
+def save(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Write a model with its tokenizer."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+MEASURES: dict[str, Callable[..., None]] = {
+    "bertscore": measure_bertscore,
+    "bartscore": measure_bartscore,
+    "bleurt": measure_bleurt,
+    "judge": measure_judge,
+}
+
+
+def main(args: argparse.Namespace) -> None:
+    """Run the measurements that were asked for."""
+    texts = predictions(12 if args.smoke else args.pairs)  # as released, in no order of length
+    if "usr" in args.only:
+        measure_usr(args)
+    for name in args.only:
+        if name in MEASURES:
+            with tempfile.TemporaryDirectory() as folder:
+                MEASURES[name](args, texts, Path(folder))
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = arguments(__doc__, rounds=3)
+    every = ["usr", *MEASURES]
+    parser.add_argument("--only", nargs="+", choices=every, default=every, help="which to run (default: all)")
+    parser.add_argument("--pairs", type=int, default=400, help="pairs to score (default: %(default)s)")
+    parser.add_argument("--judged", type=int, default=64, help="pairs to judge (default: %(default)s)")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main, options())
