@@ -58,6 +58,8 @@ def peers(model: LightGCN, edges: Tensor, n_users: int, batch: tuple[Tensor, Ten
 
         return peer.embedding.weight, loss
 
+    ours = model.adjacency  # with int32 indices, which torch-geometric's own conversion does not make
+    csr = torch.sparse_csr_tensor(ours.crow_indices().long(), ours.col_indices().long(), ours.values(), ours.shape)
     coo = CooLightGCN(model.adjacency.to_sparse_coo().coalesce(), start.clone())
 
     def coo_loss() -> Tensor:
@@ -67,7 +69,7 @@ def peers(model: LightGCN, edges: Tensor, n_users: int, batch: tuple[Tensor, Ten
 
     return {
         "lightgcn_edge_index": geometric(both_ways),
-        "lightgcn_csr": geometric(model.adjacency, normalize=False),
+        "lightgcn_csr": geometric(csr, normalize=False),
         "lightgcn_coo": (coo.table, coo_loss),
     }
 
