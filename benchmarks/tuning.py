@@ -1,4 +1,4 @@
-"""A tuning step at several batch sizes against a loop at batch 1 that computes logits everywhere."""
+"""Tuning steps at several batch sizes, also in parts, against a loop at batch 1 that computes logits everywhere."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example
-from xrec_repro.explainer.tuning import Explainer, example_losses
+from xrec_repro.explainer.tuning import Explainer, add_gradients, example_losses
 
-SIZES = (1, 4, 8, 16, 32)
+# Size of the batch, and how many of it the language model reads at once (None: all).
+SIZES = [(size, None) for size in (1, 4, 8, 16, 32)] + [(16, 4), (16, 8), *((b, p) for b in (32, 64) for p in (8, 16))]
 Losses = Callable[[Explainer, Sequence[Example], Sequence[Encoded]], Tensor]
 
 
@@ -32,6 +33,17 @@ def full_losses(explainer: Explainer, examples: Sequence[Example], encoded: Sequ
 
 def epoch(explainer: Explainer, examples: Sequence[Example], size: int, losses_of: Losses) -> Callable[[], None]:
     """Return a call that takes the examples once, in the order given, in steps of so many, with Adam."""
+    return _epoch(explainer, examples, size, lambda *rows: losses_of(explainer, *rows).mean().backward())
+
+
+def epoch_in_parts(
+    explainer: Explainer, examples: Sequence[Example], size: int, at_once: int | None
+) -> Callable[[], None]:
+    """Return such a call that adds up gradients as the workflow does."""
+    return _epoch(explainer, examples, size, lambda *rows: add_gradients(explainer, *rows, at_once))
+
+
+def _epoch(explainer: Explainer, examples: Sequence[Example], size: int, backward: Callable) -> Callable[[], None]:
     encoded = [explainer.encoder.train(example) for example in examples]
     optimizer = torch.optim.Adam(explainer.adapters.parameters(), lr=1e-4)
 
@@ -40,14 +52,14 @@ def epoch(explainer: Explainer, examples: Sequence[Example], size: int, losses_o
         for start in range(0, len(examples), size):
             rows = slice(start, start + size)
             optimizer.zero_grad(set_to_none=True)
-            losses_of(explainer, examples[rows], encoded[rows]).mean().backward()
+            backward(examples[rows], encoded[rows])
             optimizer.step()
 
     return call
 
 
 def check(explainer: Explainer, examples: Sequence[Example]) -> None:
-    """Compare losses, and the gradients of their mean, of one batch and of the loop at batch 1."""
+    """Compare losses, and the gradients of their mean, of one batch, of its parts and of the loop at batch 1."""
     explainer.adapters.eval()
     encoded = [explainer.encoder.train(example) for example in examples]
     parameters = [p for p in explainer.adapters.parameters() if p.requires_grad]
@@ -55,10 +67,14 @@ def check(explainer: Explainer, examples: Sequence[Example]) -> None:
     alone = torch.cat([full_losses(explainer, [e], [row]) for e, row in zip(examples, encoded, strict=True)])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
     gradients = [torch.autograd.grad(losses.mean(), parameters, allow_unused=True) for losses in (together, alone)]
-    for one, other in zip(*gradients, strict=True):
-        assert (one is None) == (other is None), "a gradient is missing"
-        if one is not None:
-            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+    explainer.adapters.zero_grad(set_to_none=True)
+    add_gradients(explainer, examples, encoded, 3)
+    gradients.append([p.grad for p in parameters])
+    for one, *others in zip(*gradients, strict=True):
+        for other in others:
+            assert (one is None) == (other is None), "a gradient is missing"
+            if one is not None:
+                torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -67,19 +83,23 @@ def main(args: argparse.Namespace) -> None:
     count = 8 if args.smoke else args.examples
     examples = by_split["train"][:count]
     check(explainer, examples[:8])
-    calls = {size: epoch(explainer, examples, size, example_losses) for size in SIZES if size <= count}
+    calls = {_name(*sizes): epoch_in_parts(explainer, examples, *sizes) for sizes in SIZES if sizes[0] <= count}
     for call in calls.values():
         call()
-    rates = {size: round(len(examples) / seconds(call), 1) for size, call in calls.items()}
+    rates = {name: round(len(examples) / seconds(call), 1) for name, call in calls.items()}
     best = max(rates, key=rates.__getitem__)
     times = compare(calls[best], epoch(explainer, examples, 1, full_losses), args.rounds)
     facts: dict[str, Any] = {
         "best batch": best,
-        "samples a second by batch": {str(size): rate for size, rate in rates.items()},
+        "samples a second by batch": rates,
         "examples timed": len(examples),
-        "order of the examples": "as drawn, as in the workflow: lengths are mixed in a batch",
+        "order of the examples": "as drawn, as in the workflow: lengths are mixed in a batch, alike in its parts",
     }
     record(args, "tuning", times, data, facts)
+
+
+def _name(size: int, at_once: int | None) -> str:
+    return f"{size}" if at_once is None else f"{size} in parts of {at_once}"
 
 
 def options() -> argparse.ArgumentParser:

@@ -99,6 +99,20 @@ def test_recomputing_keeps_less(explainer, examples):
     assert kept_for_backward(made, examples, recompute=True) < kept_for_backward(made, examples) / 2
 
 
+def test_parts_are_of_like_length(explainer):
+    made, examples, seen = explainer(template="fixed"), make_examples(7), []
+    lengths = sorted(len(made.encoder.train(example).ids) for example in examples)
+    assert len(set(lengths)) > 4
+    handle = made.llm.model.get_output_embeddings().register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    masks = made.llm.model.register_forward_pre_hook(
+        lambda _, args, options: seen.append(options.get("attention_mask")), with_kwargs=True
+    )
+    step(made, examples, at_once=3)
+    handle.remove(), masks.remove()
+    read = [value.shape for value in seen if isinstance(value, torch.Tensor)]
+    assert [(shape[0], shape[-1]) for shape in read] == [(3, lengths[2]), (3, lengths[5]), (1, lengths[6])]
+
+
 @pytest.mark.parametrize("changed", [{"micro_batch_size": 1}, {"activation_checkpointing": True}])
 def test_tuning_takes_the_same_steps(tmp_path, explainer, examples, changed):
     made, other = explainer(), explainer()

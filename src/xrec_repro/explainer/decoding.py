@@ -1,6 +1,6 @@
 """Token-by-token decoding of a padded batch, each row as if it were alone."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache
 
-from xrec_repro.explainer.batching import Batch
+from xrec_repro.explainer.batching import Batch, attention_mask
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.kv_cache import roomy_cache
 from xrec_repro.seeding import torch_generator
 
 _DRAWN_AHEAD = 64
+_LEAVE_AT = 7 / 8
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Sampler:
         return tokens.gather(1, picked).squeeze(1)
 
     def keep(self, places: Sequence[int]) -> None:
-        """Drop all rows but these; the others go on with their own draws."""
+        """Drop all rows but these, which go on with their own draws, in this order."""
         self.generators = [self.generators[place] for place in places]
         self._ahead = self._ahead[places] if len(self._ahead) else self._ahead
 
@@ -116,6 +117,7 @@ class _Reader:
         self.position_ids = batch.position_ids + self.length
         # Ones for the opening and, in advance, for all tokens to come.
         self.mask = F.pad(F.pad(batch.mask, (self.length, 0), value=1), (0, new_tokens), value=1)
+        self.padded = not self.mask.all()  # asked once: every step would wait for a GPU's answer
         self.cache = roomy_cache(opening, self.mask.shape[1])
 
     def read(self, tokens: Tensor) -> Tensor:
@@ -123,7 +125,7 @@ class _Reader:
         self.length += tokens.shape[1]
         logits = self.model(
             input_ids=tokens,
-            attention_mask=self.mask[:, : self.length],
+            attention_mask=attention_mask(self.model, self.mask[:, : self.length], tokens.shape[1], self.padded),
             position_ids=self.position_ids,
             past_key_values=self.cache,
             use_cache=True,
@@ -133,9 +135,10 @@ class _Reader:
         return logits[:, -1].float()
 
     def keep(self, places: Sequence[int]) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but these, which stand in this order from now on."""
         self.cache.batch_select_indices(places)
         self.mask, self.position_ids = self.mask[places], self.position_ids[places]
+        self.padded = not self.mask.all()
 
 
 @torch.no_grad()
@@ -151,7 +154,7 @@ def decode(
 ) -> list[Decoded]:
     """Generate for a batch of prompts until every row has stopped.
 
-    Rows that have stopped leave the batch as soon as they are half of it.
+    Rows that have stopped leave the batch as soon as they are an eighth of it.
 
     Args:
         model: The causal language model.
@@ -179,14 +182,20 @@ def decode(
                 del live[place]
         if not live or step + 1 == max_new_tokens:
             break
-        if len(live) <= size / 2:
-            places = list(live)
+        if len(live) <= size * _LEAVE_AT:
+            places = _closed_up(live)
             chosen = chosen[places]
             reader.keep(places)
             sampler.keep(places)
-            live, size = dict(enumerate(live.values())), len(places)
+            live, size = {new: live[old] for new, old in enumerate(places)}, len(places)
         logits = reader.read(chosen.unsqueeze(1))
     return results
+
+
+def _closed_up(live: Collection[int]) -> list[int]:
+    """Fill the gaps between live places with the last of them: few rows have to be moved."""
+    last = iter([place for place in live if place >= len(live)])
+    return [place if place in live else next(last) for place in range(len(live))]
 
 
 def stop_tokens(tokenizer: Any, at_bracket: bool) -> dict[int, str]:

@@ -13,7 +13,7 @@ from xrec_repro.errors import DataError
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
 from xrec_repro.explainer.examples import draw_subset
-from xrec_repro.explainer.prompts import Example
+from xrec_repro.explainer.prompts import Encoded, Example
 from xrec_repro.explainer.tuning import Explainer, shared_opening
 from xrec_repro.interrupt import StoppedError, stoppable
 from xrec_repro.io import names_full_disk, remove_scraps, write_table, write_text
@@ -65,13 +65,15 @@ def generate(
     if explainer.adapters is not None:
         explainer.adapters.eval()
     # Encoding all of them first also finds a prompt that is too long before hours of work.
-    batches = shard.deal(_batches(explainer, examples, settings))
+    encoded = {e.example_id: explainer.encoder.test(e, settings["max_new_tokens"]) for e in examples}
+    batches = shard.deal(_batches(examples, encoded, settings["batch_size"]))
     done = _read_partial(partial, fingerprint)
     with names_full_disk(partial), stoppable() as stop_requested, _append(partial, fingerprint, done) as stream:
         for batch in track(batches, "generation"):
             if all(example.example_id in done for example in batch):
                 continue
-            for row in explain_batch(explainer, batch, settings, seed):
+            rows = [encoded[example.example_id] for example in batch]
+            for row in explain_batch(explainer, batch, settings, seed, rows):
                 done[row["example_id"]] = row
                 stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             stream.flush()
@@ -87,19 +89,21 @@ def generate(
     return {"explanations": len(rows), "test_examples": test_examples, "finish_reasons": dict(sorted(reasons.items()))}
 
 
-def _batches(explainer: Explainer, examples: Sequence[Example], settings: dict[str, Any]) -> list[list[Example]]:
+def _batches(examples: Sequence[Example], encoded: dict[str, Encoded], size: int) -> list[list[Example]]:
     """Cut the examples into batches of like length; ids settle ties."""
-    lengths = {e.example_id: len(explainer.encoder.test(e, settings["max_new_tokens"]).ids) for e in examples}
-    by_length = sorted(examples, key=lambda e: (lengths[e.example_id], e.example_id))
-    size = settings["batch_size"]
+    by_length = sorted(examples, key=lambda e: (len(encoded[e.example_id].ids), e.example_id))
     return [by_length[start : start + size] for start in range(0, len(by_length), size)]
 
 
 def explain_batch(
-    explainer: Explainer, batch: Sequence[Example], settings: dict[str, Any], seed: int
+    explainer: Explainer,
+    batch: Sequence[Example],
+    settings: dict[str, Any],
+    seed: int,
+    encoded: Sequence[Encoded] | None = None,
 ) -> list[dict[str, Any]]:
-    """Explain a few examples in one batch; returns rows as in contract EXPLANATIONS."""
-    rows = [explainer.encoder.test(example, settings["max_new_tokens"]) for example in batch]
+    """Explain a few examples in one batch, whose prompts may be encoded; returns rows as in contract EXPLANATIONS."""
+    rows = encoded or [explainer.encoder.test(example, settings["max_new_tokens"]) for example in batch]
     opening = shared_opening(rows) if explainer.encoder.records else ()
     tokenizer = explainer.llm.tokenizer
     results = decode(

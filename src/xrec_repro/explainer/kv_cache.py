@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -40,9 +41,14 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Sequence[int] | Tensor) -> None:
-        """Keep these rows alone."""
-        self._memory = [memory[indices] for memory in self._memory]
-        self._show(self.get_seq_length())
+        """Keep these rows alone, in this order; only those that change their place are copied."""
+        tokens, rows = self.get_seq_length(), torch.as_tensor(indices).tolist()
+        moved = [place for place, row in enumerate(rows) if row != place]
+        origins = [rows[place] for place in moved]
+        for memory in self._memory if moved else ():
+            memory[moved, :, :tokens] = memory[origins, :, :tokens]
+        self._memory = [memory[: len(rows)] for memory in self._memory]
+        self._show(tokens)
 
     def _show(self, tokens: int) -> None:
         self.keys, self.values = (memory[:, :, :tokens] for memory in self._memory)

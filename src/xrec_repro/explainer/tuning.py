@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.adapter import AdapterPair
-from xrec_repro.explainer.batching import pad_left
+from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.checkpoint import Checkpoint
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel
@@ -115,15 +115,17 @@ def example_losses(
         encoded: Its prompts with labels.
         adapted: Its adapted embeddings, [B, 2, hidden]; None to adapt them here.
     """
-    opening = () if explainer.llm.model.is_gradient_checkpointing else shared_opening(encoded)
+    model = explainer.llm.model
+    opening = () if model.is_gradient_checkpointing else shared_opening(encoded)
     adapted = explainer.adapt(examples) if adapted is None else adapted
     batch = pad_left([row.without(len(opening)) for row in encoded], explainer.pad_id, explainer.llm.device)
+    read = batch.ids.shape[1]
     first_target = int((batch.labels != IGNORED_LABEL).int().argmax(dim=1).min())
-    keep = batch.ids.shape[1] - first_target + 1  # the logits that predict the first target stand one before it
-    with explainer.injector.prompt(adapted, batch.positions, batch.ids.shape[1]):
-        logits = explainer.llm.model(
+    keep = read - first_target + 1  # the logits that predict the first target stand one before it
+    with explainer.injector.prompt(adapted, batch.positions, read):
+        logits = model(
             input_ids=batch.ids,
-            attention_mask=F.pad(batch.mask, (len(opening), 0), value=1),
+            attention_mask=attention_mask(model, F.pad(batch.mask, (len(opening), 0), value=1), read),
             position_ids=batch.position_ids + len(opening),
             past_key_values=explainer.read(opening, len(examples)),
             use_cache=bool(opening),
@@ -141,7 +143,7 @@ def add_gradients(
 
     The mean is over examples, each of which counts the same however many tokens it has. Taken in parts, the batch
     gives the same gradients up to rounding: all of it is adapted at once, with the same dropout and gate noise, and
-    only the language model reads a part at a time.
+    only the language model reads a part at a time. Parts are of like length, which leaves little padding.
 
     Args:
         explainer: Its adapters collect the gradients; the language model's weights have none.
@@ -154,14 +156,21 @@ def add_gradients(
     """
     adapted = explainer.adapt(examples)
     inputs = adapted.detach().requires_grad_()
-    losses = []
-    for start in range(0, len(examples), at_once or len(examples)):
-        part = slice(start, start + (at_once or len(examples)))
-        found = example_losses(explainer, examples[part], encoded[part], inputs[part])
+    losses = inputs.new_empty(len(examples), dtype=torch.float32)
+    for part in _parts(encoded, at_once):
+        found = example_losses(explainer, [examples[i] for i in part], [encoded[i] for i in part], inputs[part])
         (found.sum() / len(examples)).backward()
-        losses.append(found.detach())
+        losses[part] = found.detach()
     adapted.backward(inputs.grad)
-    return torch.cat(losses)
+    return losses
+
+
+def _parts(encoded: Sequence[Encoded], size: int | None) -> list[list[int]]:
+    rows = list(range(len(encoded)))
+    if size is None:
+        return [rows]
+    rows.sort(key=lambda row: len(encoded[row].ids))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 @torch.no_grad()
