@@ -90,18 +90,13 @@ def _late_import() -> float:
 def main(args: argparse.Namespace) -> None:
     """Add up the jobs of the run."""
     if args.smoke:
-        # Two jobs side by side, then one: 10 + 6 + 4 s of work, 1 + 1 + 1 s of starts, 2 s in which nothing ran.
-        found, dry_run, late = (
-            [JobTimes("a", 0, 1, 11), JobTimes("score_bleurt", 2, 3, 9), JobTimes("c", 13, 14, 18)],
-            1.0,
-            0.5,
-        )
+        # Two jobs side by side, then one: 10 + 6 + 4 s of work, of which 0.5 s are a late import;
+        # 1 + 1 + 1 s of starts, 2 s in which nothing ran.
+        found = [JobTimes("a", 0, 1, 11), JobTimes("score_bleurt", 2, 3, 9), JobTimes("c", 13, 14, 18)]
+        dry_run, late = 1.0, 0.5
     else:
-        found, dry_run, late = (
-            list(jobs(args.run)),
-            seconds(_dry_run),
-            statistics.median(_late_import() for _ in range(3)),
-        )
+        found, dry_run = list(jobs(args.run)), seconds(_dry_run)
+        late = statistics.median(_late_import() for _ in range(3))
     if not found:
         raise Skipped(f"{args.run}: no finished run; make demo first")
     used = shares(found, dry_run, late)
