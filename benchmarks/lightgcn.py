@@ -9,7 +9,6 @@ import torch
 from graphs import yelp_edges
 from harness import arguments, compare, record, run, seconds
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch_geometric.nn.models import LightGCN as PeerLightGCN
 
 from xrec_repro.recommender.evaluate import BLOCK, recall_ndcg
@@ -22,18 +21,25 @@ BATCH, RATE = 1024, 1e-3
 
 
 class CooLightGCN(nn.Module):
-    """The way of XRec's code: COO products one after the other, gradients by autograd."""
+    """The way of XRec's code (encoder/models/lightgcn.py at 32d8697): what autograd makes of COO products.
 
-    def __init__(self, adjacency: Tensor, table: Tensor) -> None:
+    Like there, the matrix is not coalesced and stands in column order, layers are stacked and then added up, and rows
+    are picked by indexing.
+    """
+
+    def __init__(self, adjacency: Tensor, table: Tensor, n_users: int) -> None:
         super().__init__()
-        self.adjacency, self.table = adjacency, nn.Parameter(table)
+        places = adjacency.indices()[:, adjacency.indices()[1].argsort(stable=True)]
+        self.adjacency = torch.sparse_coo_tensor(places, adjacency.values(), adjacency.shape)
+        self.table, self.n_users = nn.Parameter(table), n_users
 
-    def forward(self) -> Tensor:
-        """Return the sum of all layers, [nodes, dim]."""
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Return the final embeddings of users and items."""
         layers = [self.table]
         for _ in range(SETTINGS["layers"]):
             layers.append(torch.spmm(self.adjacency, layers[-1]))
-        return sum(layers)
+        final = torch.stack(layers).sum(dim=0)
+        return final[: self.n_users], final[self.n_users :]
 
 
 def peers(model: LightGCN, edges: Tensor, n_users: int, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, tuple]:
@@ -60,12 +66,13 @@ def peers(model: LightGCN, edges: Tensor, n_users: int, batch: tuple[Tensor, Ten
 
     ours = model.adjacency  # with int32 indices, which torch-geometric's own conversion does not make
     csr = torch.sparse_csr_tensor(ours.crow_indices().long(), ours.col_indices().long(), ours.values(), ours.shape)
-    coo = CooLightGCN(model.adjacency.to_sparse_coo().coalesce(), start.clone())
+    coo = CooLightGCN(ours.to_sparse_coo().coalesce(), start.clone(), n_users)
 
     def coo_loss() -> Tensor:
-        rows = F.embedding(nodes, coo()).view(3, len(users), -1)
-        ranking = F.softplus((rows[0] * (rows[2] - rows[1])).sum(1)).mean()
-        return ranking + SETTINGS["weight_decay"] * F.embedding(nodes, coo.table).square().sum()
+        user, item = coo()
+        differences = (user[users] * item[positives]).sum(dim=1) - (user[users] * item[negatives]).sum(dim=1)
+        penalty = sum(coo.table[part].square().sum() for part in nodes.split(len(users)))
+        return -torch.log(torch.sigmoid(differences)).mean() + SETTINGS["weight_decay"] * penalty
 
     return {
         "lightgcn_edge_index": geometric(both_ways),
