@@ -12,7 +12,14 @@ import torch
 from harness import ROOT, arguments, compare, limit, record, run, seconds
 from material import predictions
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer, BartConfig, BartForConditionalGeneration, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartConfig,
+    BartForConditionalGeneration,
+    BartTokenizer,
+    LlamaConfig,
+)
 
 from xrec_repro.config import load_config
 from xrec_repro.metrics._judge import question
@@ -26,7 +33,7 @@ from xrec_repro.scorers import bleurt as scratch_bleurt
 from xrec_repro.scorers.tokenizer import byte_pairs
 from xrec_repro.seeding import numpy_rng
 
-REPLY = 3  # tokens: a number and an end
+REPLY = 3  # tokens: a number of two digits and the end, which is all that the prompt asks for
 RANDOM = "random weights: how fast, not how good"
 Texts = list[str]
 CHAT = (
@@ -84,24 +91,14 @@ def measure_bertscore(args: argparse.Namespace, texts: tuple[Texts, Texts, str],
 
 
 def measure_bartscore(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
-    """BARTScore against batches of 4 in the order given."""
-    left, right, data = texts
-    width = 32 if args.smoke else 256
-    settings = {"vocabulary": 400 if args.smoke else 8000, "context": 1024}
-    tokenizer = scratch_bart._tokenizer(left + right, settings)
-    torch.manual_seed(0)
-    shape = dict.fromkeys(("encoder_layers", "decoder_layers"), 3) | dict.fromkeys(
-        ("encoder_attention_heads", "decoder_attention_heads"), 4
-    )
-    shape |= dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4 * width)
-    ends = {key: getattr(tokenizer, key) for key in ("bos_token_id", "pad_token_id", "eos_token_id")}
-    start = {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": tokenizer.eos_token_id}
-    config = BartConfig(vocab_size=len(tokenizer), d_model=width, dropout=0.0, **shape, **ends, **start)
-    model = BartForConditionalGeneration(config).eval()
-    save(folder, model, tokenizer)
+    """BARTScore in the shape of bart-base against what BARTScore's own code does."""
+    left, right, data = first(texts, args.modelled)
+    tokenizer = bart_model(folder, left + right, args.smoke)
     made = {"weights": None, "direction": "pred_to_ref", "max_length": 1024, "dtype": "float32"}
     made["batch_size"] = batch_size("bartscore")
     metric = BartScore.from_settings({"model": str(folder), "revision": None, **made}, device="cpu")
+    model = BartForConditionalGeneration.from_pretrained(folder).eval()
+    pad = tokenizer.pad_token_id
 
     @torch.no_grad()
     def peer() -> np.ndarray:
@@ -111,70 +108,80 @@ def measure_bartscore(args: argparse.Namespace, texts: tuple[Texts, Texts, str],
                 tokenizer(side[start : start + 4], truncation=True, max_length=1024, padding=True, return_tensors="pt")
                 for side in (left, right)
             )
-            logits = model(
-                input_ids=source.input_ids, attention_mask=source.attention_mask, labels=target.input_ids
-            ).logits
-            pad = tokenizer.pad_token_id
-            lost = F.nll_loss(
-                logits.log_softmax(-1).transpose(1, 2), target.input_ids, ignore_index=pad, reduction="none"
-            )
-            found += (-lost.sum(1) / target.attention_mask.sum(1)).tolist()
+            wanted = target.input_ids  # as labels, so that the model works out a loss of its own as well
+            logits = model(input_ids=source.input_ids, attention_mask=source.attention_mask, labels=wanted).logits
+            lost = F.nll_loss(logits.flatten(0, 1).log_softmax(1), wanted.flatten(), ignore_index=pad, reduction="none")
+            found += (-lost.view_as(wanted).sum(1) / target.attention_mask.sum(1)).tolist()
         return np.array(found)
 
     same(metric.score(left, right).columns["bartscore"], peer(), 1e-4, "BARTScore")
     times = compare(lambda: metric.score(left, right), peer, args.rounds, warm_up=False)
-    record(
-        args,
-        "bartscore",
-        times,
-        data,
-        {"weights": f"{RANDOM}; BART, 3 + 3 layers, {width} wide", "batch": metric.batch_size},
+    shape = f"{model.config.encoder_layers} + {model.config.decoder_layers} layers, {model.config.d_model} wide"
+    facts = {"weights": f"{RANDOM}; BART, {shape}, {model.config.vocab_size:,} tokens", "batch": metric.batch_size}
+    record(args, "bartscore", times, data, facts)
+
+
+def bart_model(folder: Path, texts: Texts, smoke: bool) -> BartTokenizer:
+    """Write a random BART of bart-base's shape; return its tokenizer of the class that BARTScore's code uses."""
+    trained = scratch_bart._tokenizer(texts, {"vocabulary": 400 if smoke else 8000, "context": 1024})
+    trained.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt
+    tokenizer = BartTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    width, layers = (32, 1) if smoke else (768, 6)
+    shape = {
+        f"{part}_{what}": number
+        for part in ("encoder", "decoder")
+        for what, number in (
+            ("layers", layers),
+            ("attention_heads", width // 16 if smoke else 12),
+            ("ffn_dim", 4 * width),
+        )
+    }
+    ends = {key: getattr(tokenizer, key) for key in ("bos_token_id", "pad_token_id", "eos_token_id")}
+    start = {"decoder_start_token_id": tokenizer.eos_token_id, "forced_eos_token_id": tokenizer.eos_token_id}
+    torch.manual_seed(0)
+    words = len(tokenizer) if smoke else 50_265
+    save(
+        folder,
+        BartForConditionalGeneration(BartConfig(vocab_size=words, d_model=width, **shape, **ends, **start)),
+        tokenizer,
     )
+    return tokenizer
 
 
 def measure_bleurt(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
-    """BLEURT in the shape of its test checkpoint against batches of 16 in the order given."""
+    """BLEURT in the shape of its test checkpoint, which XRec's authors use, padded as in both packages."""
     from bleurt_pytorch import BleurtConfig, BleurtForSequenceClassification
 
     left, right, data = texts
     tokenizer = scratch_bleurt._tokenizer(left + right, {"vocabulary": 30_000, "context": 512})
     torch.manual_seed(0)
-    config = BleurtConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=512,
-        max_position_embeddings=512,
-    )
+    sizes = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 512}
+    config = BleurtConfig(vocab_size=len(tokenizer), max_position_embeddings=512, **sizes)
     model = BleurtForSequenceClassification(config).eval()
     save(folder, model, tokenizer)
     made = {"max_length": 512, "dtype": "float32", "batch_size": batch_size("bleurt")}
     metric = Bleurt.from_settings({"model": str(folder), "revision": None, **made}, device="cpu")
 
     @torch.no_grad()
-    def peer() -> np.ndarray:
+    def peer(size: int, padding: str) -> np.ndarray:
         found: list[float] = []
-        for start in range(0, len(left), 16):
-            references, candidates = (side[start : start + 16] for side in (right, left))
-            inputs = tokenizer(
-                references, candidates, padding="longest", truncation=True, max_length=512, return_tensors="pt"
-            )
+        for start in range(0, len(left), size):
+            pairs = right[start : start + size], left[start : start + size]
+            inputs = tokenizer(*pairs, padding=padding, truncation=True, max_length=512, return_tensors="pt")
             found += model(**inputs).logits.flatten().tolist()
         return np.array(found)
 
-    same(metric.score(left, right).columns["bleurt"], peer(), 1e-4, "BLEURT")
-    times = compare(lambda: metric.score(left, right), peer, args.rounds, warm_up=False)
-    record(
-        args, "bleurt", times, data, {"weights": f"{RANDOM}; shape of BLEURT's test checkpoint (2 layers, 128 wide)"}
-    )
+    facts = {"weights": f"{RANDOM}; shape of BLEURT's test checkpoint (2 layers, 128 wide)", "batch": metric.batch_size}
+    ours = metric.score(left, right).columns["bleurt"]
+    for name, how in (("bleurt", (16, "max_length")), ("bleurt_longest", (len(left), "longest"))):
+        same(ours, peer(*how), 1e-4, "BLEURT")
+        times = compare(lambda: metric.score(left, right), lambda how=how: peer(*how), args.rounds, warm_up=False)
+        record(args, name, times, data, facts)
 
 
 def measure_judge(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
     """The judge's distribution over numbers against replies generated one after the other."""
-    left, right, data = texts
-    count = min(6 if args.smoke else args.judged, len(left))
-    left, right = left[:count], right[:count]
+    left, right, data = first(texts, 6 if args.smoke else args.judged)
     judge_model(folder, left + right, 32 if args.smoke else 256)
     made = {"max_new_tokens": 8, "attempts": 1, "min_mass": 0.0, "dtype": "float32"}
     together, alone = (
@@ -187,25 +194,26 @@ def measure_judge(args: argparse.Namespace, texts: tuple[Texts, Texts, str], fol
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
 
     @torch.no_grad()
-    def peer() -> None:
+    def peer(reply: int) -> None:
         for pair in zip(left, right, strict=True):
             prompt = tokenizer.apply_chat_template(question(*pair), add_generation_prompt=True, return_tensors="pt")
             model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
                 do_sample=False,
-                min_new_tokens=REPLY,
-                max_new_tokens=REPLY,
+                min_new_tokens=reply,  # random weights end nothing by themselves
+                max_new_tokens=reply,
                 pad_token_id=tokenizer.pad_token_id,
             )
 
     # The peer's replies are no expectations to compare with: what is checked is that batches change nothing.
     scores = [metric.score(left, right).columns["llamascore"] for metric in (together, alone)]
     same(*scores, 1e-3, "judge, in batches and alone")
-    times = compare(lambda: together.score(left, right), peer, args.rounds)
-    facts = {"weights": f"{RANDOM}; Llama, 4 layers, 256 wide; a digit is a token, as for Llama 2"}
-    facts["batch"] = together.batch_size
-    record(args, "judge", times, f"{data.partition(',')[0]}, {len(left)} pairs", facts)
+    shape = f"{model.config.num_hidden_layers} layers, {model.config.hidden_size} wide"
+    facts = {"weights": f"{RANDOM}; Llama, {shape}; a digit is a token, as for Llama 2", "batch": together.batch_size}
+    for name, reply in (("judge", REPLY), ("judge_limit", configured("llamascore")["max_new_tokens"])):
+        times = compare(lambda: together.score(left, right), lambda reply=reply: peer(reply), args.rounds)
+        record(args, name, times, data, facts | {"tokens of a reply": reply})
 
 
 def judge_model(folder: Path, texts: Texts, width: int) -> None:
@@ -237,7 +245,19 @@ def judge_model(folder: Path, texts: Texts, width: int) -> None:
 
 def batch_size(metric: str) -> int:
     """Return the batch size that the configuration gives a metric."""
-    return load_config(ROOT / "config" / "config.yaml")["metrics"][metric]["batch_size"]
+    return configured(metric)["batch_size"]
+
+
+def configured(metric: str) -> dict[str, Any]:
+    """Return a metric's section of the configuration."""
+    return load_config(ROOT / "config" / "config.yaml")["metrics"][metric]
+
+
+def first(texts: tuple[Texts, Texts, str], count: int) -> tuple[Texts, Texts, str]:
+    """Return the first pairs, and what they are."""
+    left, right, data = texts
+    left, right = left[:count], right[:count]
+    return left, right, f"{data.partition(',')[0]}, {len(left)} pairs"
 
 
 def same(ours: np.ndarray, peer: np.ndarray, tolerance: float, what: str) -> None:
@@ -278,6 +298,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="which to run (default: all)")
     parser.add_argument("--pairs", type=int, default=400, help="pairs to score (default: %(default)s)")
     parser.add_argument("--judged", type=int, default=64, help="pairs to judge (default: %(default)s)")
+    parser.add_argument("--modelled", type=int, default=64, help="pairs for BARTScore (default: %(default)s)")
     return parser
 
 

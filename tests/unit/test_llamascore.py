@@ -14,6 +14,7 @@ import torch
 
 from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.metrics._judge import REMINDER, SYSTEM_PROMPT, question
+from xrec_repro.metrics._local_chat import read_shared
 from xrec_repro.metrics.llamascore import LlamaScore
 from xrec_repro.metrics.registry import build_metric
 
@@ -227,13 +228,54 @@ def test_a_space_that_the_template_puts_before_a_reply_belongs_to_the_number(tmp
     np.testing.assert_allclose(ours, [brute_force(folder, *pair, lead=" ")[0] for pair in pairs], rtol=1e-5)
 
 
+def by_branches(monkeypatch) -> None:
+    """Have everything read as for models that take no mask of one's own."""
+    monkeypatch.setattr("xrec_repro.metrics.llamascore.read_shared", lambda *_: None)
+
+
 @pytest.mark.parametrize(("cut", "passes"), [("whole", 1), ("digits", 10), ("mixed", 6)])
-def test_the_number_of_forward_passes(tmp_path, cut, passes):
+def test_the_number_of_forward_passes(tmp_path, monkeypatch, cut, passes):
     metric = llama(make(tmp_path / "judge", cut), mode="expected")
     calls = []
     metric._model.register_forward_pre_hook(lambda *_: calls.append(1))
     column(metric, PREDICTIONS[:4], REFERENCES[:4])
-    assert len(calls) == passes
+    assert len(calls) == 2  # what all prompts share, then all else
+    by_branches(monkeypatch)
+    column(metric, PREDICTIONS[:4], REFERENCES[:4])
+    assert len(calls) == 2 + passes
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("cut", CUTS)
+def test_one_pass_over_all_branches_equals_one_for_each(tmp_path, monkeypatch, cut, attention):
+    metric = llama(make(tmp_path / "judge", cut), mode="expected", batch_size=5)
+    metric._model.set_attn_implementation(attention)
+    together = column(metric)
+    by_branches(monkeypatch)
+    np.testing.assert_allclose(together, column(metric), rtol=1e-6)
+
+
+def test_a_shared_start_leaves_a_token_of_each_prompt(tmp_path):
+    model = llama(make(tmp_path / "judge"))._model
+    for prompts, length in (([[5, 6, 7, 8], [5, 6, 9]], 2), ([[5, 6, 7], [5, 6]], 1), ([[5, 6, 7]], 2)):
+        assert read_shared(model, prompts).length == length
+    assert read_shared(model, [[5, 6], [6, 6]]) is None
+    assert read_shared(model, [[5, 6], [5]]) is None
+
+
+def test_a_model_with_a_sliding_window_is_read_branch_by_branch(tmp_path):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    save_tokenizer(tmp_path, "digits", PLAIN)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 64}
+    ends = {"bos_token_id": None, "eos_token_id": 1, "initializer_range": 0.3}
+    MistralForCausalLM(MistralConfig(vocab_size=len(WORDS), **sizes, **heads, **ends)).save_pretrained(tmp_path)
+    metric, pairs = llama(tmp_path, mode="expected"), list(zip(PREDICTIONS, REFERENCES, strict=True))[:3]
+    assert read_shared(metric._model, [[5, 6, 7], [5, 6, 8]]) is None
+    expected = [brute_force(tmp_path, *pair)[0] for pair in pairs]
+    np.testing.assert_allclose(column(metric, *zip(*pairs, strict=True)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("cut", ["digits", "whole"])

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -119,30 +120,127 @@ def stop_ids(tokenizer: Any, config: Any, model: str | Path, **options: Any) -> 
     return frozenset(end for end in found if end is not None)
 
 
-class Continuation:
-    """A batch of prompts that a model has read and goes on from; each row as if it were alone.
+class SharedStart:
+    """The tokens with which all prompts begin, as a causal model has read them.
 
-    Rows are padded on the left, padding is masked, and positions count real tokens only: all three are needed.
+    Args:
+        cache: Of the model, one row.
+        length: Tokens in it.
+    """
+
+    def __init__(self, cache: Any, length: int) -> None:
+        self._cache, self.length = cache, length
+
+    def cache(self, rows: int) -> Any:
+        """Return a cache of that many rows, to go on from."""
+        repeated = copy.deepcopy(self._cache)
+        repeated.batch_repeat_interleave(rows)
+        return repeated
+
+
+@torch.inference_mode()
+def read_shared(model: Any, prompts: Sequence[Sequence[int]]) -> SharedStart | None:
+    """Read the tokens with which all prompts begin, once; at least one token of each prompt is left out.
+
+    Args:
+        model: A causal language model.
+        prompts: Token ids, one list a row.
+
+    Returns:
+        None where nothing is shared, or where the model goes by more than mask and position: behind a shared start
+        come gaps, and behind a prompt branches side by side. Sliding windows and ALiBi count places, not positions, and
+        flash attention takes no mask of one's own.
+    """
+    from transformers.cache_utils import DynamicLayer
+
+    config, (first, last) = model.config, (min(prompts), max(prompts))  # in the order of lists: furthest apart
+    room = min(map(len, prompts)) - 1
+    length = next((i for i in range(room) if first[i] != last[i]), room)
+    rotary = getattr(config, "rope_theta", None) is not None and not getattr(config, "alibi", False)
+    if not length or not rotary or config._attn_implementation not in ("sdpa", "eager"):
+        return None
+    ids = torch.tensor([first[:length]], device=model.get_input_embeddings().weight.device)
+    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+    layers = getattr(cache, "layers", [None])
+    return SharedStart(cache, length) if all(type(layer) is DynamicLayer for layer in layers) else None
+
+
+class Continuation:
+    """A batch of prompts that a model reads and goes on from; each row as if it were alone.
+
+    Rows are padded on the left (behind a shared start), padding is masked, and positions count real tokens only: all
+    three are needed.
 
     Args:
         model: The causal language model.
         prompts: Token ids, one list a row.
-
-    Attributes:
-        next: Logits of the token after the prompt, ``(rows, vocabulary)``.
+        shared: With what they all begin, of `read_shared`.
     """
 
-    def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
+    def __init__(self, model: Any, prompts: Sequence[Sequence[int]], shared: SharedStart | None = None) -> None:
         self._model, self._device = model, model.get_input_embeddings().weight.device
+        self._shared, start = shared, shared.length if shared else 0
         longest = max(map(len, prompts))
         gaps = [longest - len(prompt) for prompt in prompts]
-        ids = [[0] * gap + list(prompt) for gap, prompt in zip(gaps, prompts, strict=True)]
-        mask = [[0] * gap + [1] * (longest - gap) for gap in gaps]
+        ids = [[0] * gap + list(prompt[start:]) for gap, prompt in zip(gaps, prompts, strict=True)]
+        mask = [[1] * start + [0] * gap + [1] * (longest - start - gap) for gap in gaps]
+        self._ids = torch.tensor(ids, device=self._device)
         self._mask = torch.tensor(mask, device=self._device)
         self._lengths = self._mask.sum(dim=1, keepdim=True)
         self._cache = None
-        positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
-        self.next = self._read(torch.tensor(ids, device=self._device), positions, keep=1)[:, 0]
+
+    @cached_property
+    def next(self) -> Tensor:
+        """Logits of the token after the prompt, ``(rows, vocabulary)``."""
+        self._cache = self._shared and self._shared.cache(len(self))
+        return self._read(self._ids, self._positions, keep=1)[:, 0]
+
+    @property
+    def _positions(self) -> Tensor:
+        return (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, -self._ids.shape[1] :]
+
+    def after(self, starts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Return start of a reply -> logits of the token after it, ``(rows, vocabulary)``.
+
+        Args:
+            starts: With each one all shorter starts of it; the empty one stands for the prompt alone.
+        """
+        return self._by_tree(starts) if self._shared and len(starts) > 1 else self._by_branches(starts)
+
+    def _by_branches(self, starts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Go on from the prompts anew for each start that is not the start of another one."""
+        found, shorter = {(): self.next}, {start[:end] for start in starts for end in range(len(start))}
+        for path in sorted({*starts} - shorter - {()}):
+            logits = self.branch().extend(torch.tensor([path]).expand(len(self), -1))
+            found |= {path[:end]: logits[:, end - 1] for end in range(1, len(path) + 1)}
+        return found
+
+    @torch.inference_mode()
+    def _by_tree(self, starts: Sequence[tuple[int, ...]]) -> dict[tuple[int, ...], Tensor]:
+        """Read prompts and starts in one pass: the starts' last tokens side by side, each seeing its own path alone."""
+        nodes = sorted(start for start in starts if start)
+        ends = torch.tensor([[node[-1] for node in nodes]], dtype=torch.long, device=self._device)
+        depths = torch.tensor([len(node) for node in nodes], dtype=torch.long, device=self._device)
+        logits = self._model(
+            input_ids=torch.cat([self._ids, ends.expand(len(self), -1)], dim=1),
+            attention_mask=self._tree_mask(nodes),
+            position_ids=torch.cat([self._positions, self._lengths + depths - 1], dim=1),
+            past_key_values=self._shared.cache(len(self)),
+            use_cache=True,
+            logits_to_keep=len(nodes) + 1,
+        ).logits
+        return dict(zip([(), *nodes], logits.unbind(dim=1), strict=True))
+
+    def _tree_mask(self, nodes: Sequence[tuple[int, ...]]) -> Tensor:
+        """Return what is added to attention: 0 where a token sees another, else nearly minus infinity; 4-D."""
+        rows, places, read = len(self), self._mask.shape[1], self._ids.shape[1]
+        sees = torch.zeros(rows, read + len(nodes), places + len(nodes), dtype=torch.bool, device=self._device)
+        sees[:, :, :places] = self._mask[:, None].bool()
+        sees[:, :read, :places] &= torch.ones(places, places, dtype=torch.bool, device=self._device).tril()[-read:]
+        on_path = [[node[: len(other)] == other for other in nodes] for node in nodes]
+        sees[:, read:, places:] = torch.tensor(on_path, dtype=torch.bool, device=self._device)
+        dtype = self._model.dtype
+        return torch.zeros_like(sees, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)[:, None]
 
     def extend(self, tokens: Tensor) -> Tensor:
         """Read more tokens, ``(rows, length)``; returns the logits after each, ``(rows, length, vocabulary)``."""
@@ -185,13 +283,11 @@ class DecoderContinuation(Continuation):
     Args:
         model: The encoder-decoder.
         prompts: Token ids, one list a row.
-
-    Attributes:
-        next: Logits of the first token of the reply, ``(rows, vocabulary)``.
     """
 
     def __init__(self, model: Any, prompts: Sequence[Sequence[int]]) -> None:
-        self._model, self._device, self._cache = model, model.get_input_embeddings().weight.device, None
+        self._model, self._device = model, model.get_input_embeddings().weight.device
+        self._shared = self._cache = None
         longest = max(map(len, prompts))
         ids = [list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
         mask = [[1] * len(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
@@ -200,7 +296,11 @@ class DecoderContinuation(Continuation):
             self._encoded = model.get_encoder()(
                 input_ids=torch.tensor(ids, device=self._device), attention_mask=self._mask, return_dict=True
             )
-        self.next = self.extend(torch.tensor([reply_start(model)]).expand(len(prompts), -1))[:, -1]
+
+    @cached_property
+    def next(self) -> Tensor:
+        """Logits of the first token of the reply, ``(rows, vocabulary)``."""
+        return self.extend(torch.tensor([reply_start(self._model)]).expand(len(self), -1))[:, -1]
 
     @torch.inference_mode()
     def extend(self, tokens: Tensor) -> Tensor:
@@ -267,9 +367,6 @@ class TokenTree:
             for end, token in enumerate(text):
                 children.setdefault(text[:end], set()).add(token)
         self._children = {start: sorted(tokens) for start, tokens in sorted(children.items(), key=lambda c: len(c[0]))}
-        # What must be read beyond the prompt: the starts that are not the start of another one.
-        shorter = {start[:end] for start in children for end in range(len(start))}
-        self._paths = sorted(start for start in children if start and start not in shorter)
 
     def probabilities(self, batch: Continuation) -> Tensor:
         """Return for each row and text the probability that the reply begins with it and with no longer one.
@@ -278,11 +375,8 @@ class TokenTree:
             float64 of shape ``(rows, texts)``, on the CPU: P(text), less P(text + t) for every token t with which a
             longer text goes on.
         """
-        following = {(): self._following((), batch.next)}
-        for path in self._paths:
-            logits = batch.branch().extend(torch.tensor([path]).expand(len(batch), -1))
-            for end in range(1, len(path) + 1):
-                following[path[:end]] = self._following(path[:end], logits[:, end - 1])
+        logits = batch.after(list(self._children))
+        following = {start: self._following(start, logits[start]) for start in self._children}
         reach = {(): torch.ones(len(batch), dtype=torch.float64)}
         for start, tokens in self._children.items():
             for token, probability in zip(tokens, following[start].unbind(dim=1), strict=True):
@@ -292,4 +386,5 @@ class TokenTree:
         return torch.stack(left, dim=1)
 
     def _following(self, start: tuple[int, ...], logits: Tensor) -> Tensor:
-        return logits.double().softmax(dim=-1)[:, self._children[start]].cpu()
+        logits = logits.double()
+        return (logits[:, self._children[start]] - logits.logsumexp(dim=-1, keepdim=True)).exp().cpu()

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.metrics._batches import count_empty, score_pairs, warn_of
@@ -39,10 +40,14 @@ _KEY = "metrics.bartscore"
 _DIRECTIONS = {"pred_to_ref": ((0, 1),), "ref_to_pred": ((1, 0),), "f": ((0, 1), (1, 0))}
 
 
+_WINDOW = 8  # batches whose encoder states are held at once: enough to sort targets by length, in bounded memory
+_LOGITS = 2**24  # computed at once: enough tokens for fast products, in bounded memory
+_Ids = tuple[int, ...]
+
+
 class _Side(NamedTuple):
-    ids: Tensor  # (B, T) token ids, padded on the right
-    mask: Tensor  # (B, T) 1 where there is a token
-    cut: np.ndarray  # (B,) whether the text was longer
+    ids: list[_Ids]
+    cut: list[bool]  # whether the text was longer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +139,12 @@ class BartScore(Metric):
                 f"bartscore: the tokenizer of {self.model} adds no special tokens, without which an empty text "
                 "cannot be scored; give it a post-processor"
             )
-        tokenizer.padding_side = "right"
         return tokenizer
 
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        found = score_pairs(predictions, references, self.batch_size, self.name, self._score)
+        found = score_pairs(predictions, references, _WINDOW * self.batch_size, self.name, self._score)
         empty = count_empty(predictions, references)
         cut = {"truncated_predictions": int(found[:, 1].sum()), "truncated_references": int(found[:, 2].sum())}
         warn_of(empty, self.name, "scored by their special tokens alone")
@@ -150,34 +154,73 @@ class BartScore(Metric):
     def _score(self, predictions: list[str], references: list[str]) -> np.ndarray:
         """Return score, whether the prediction was cut and whether the reference was, shape ``(pairs, 3)``."""
         sides = self._encode(predictions), self._encode(references)
-        ways = [self._likelihood(sides[source], sides[target]) for source, target in _DIRECTIONS[self.direction]]
+        ways = [
+            self._likelihood(sides[source].ids, sides[target].ids) for source, target in _DIRECTIONS[self.direction]
+        ]
         return np.column_stack([np.mean(ways, axis=0), sides[0].cut, sides[1].cut])
 
     def _encode(self, texts: list[str]) -> _Side:
-        whole = self._tokenizer(texts, verbose=False)["input_ids"]
-        encoded = self._tokenizer(
-            texts, truncation=True, max_length=self.max_length, padding=True, return_tensors="pt"
-        ).to(self._network.device)
-        return _Side(
-            encoded["input_ids"], encoded["attention_mask"], np.array([len(ids) > self.max_length for ids in whole])
-        )
+        ids = [tuple(row) for row in self._tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]]
+        whole = [text for text, row in zip(texts, ids, strict=True) if len(row) == self.max_length]
+        lengths = iter(map(len, self._tokenizer(whole, verbose=False)["input_ids"] if whole else ()))
+        return _Side(ids, [len(row) == self.max_length and next(lengths) > self.max_length for row in ids])
 
     @torch.inference_mode()
-    def _likelihood(self, source: _Side, target: _Side) -> np.ndarray:
-        logits = self._network(
-            input_ids=source.ids,
-            attention_mask=source.mask,
-            decoder_input_ids=self._network.prepare_decoder_input_ids_from_labels(target.ids),
+    def _likelihood(self, sources: Sequence[_Ids], targets: Sequence[_Ids]) -> np.ndarray:
+        """Return the mean log-likelihood of each target; batches have sources, then targets of like length."""
+        read = self._read(sources)
+        order = sorted(range(len(targets)), key=lambda row: (len(targets[row]), targets[row], sources[row]))
+        values = np.empty(len(targets))
+        for start in range(0, len(order), self.batch_size):
+            rows = order[start : start + self.batch_size]
+            values[rows] = self._decode([read[sources[row]] for row in rows], [targets[row] for row in rows])
+        return values
+
+    def _read(self, sources: Sequence[_Ids]) -> dict[_Ids, Tensor]:
+        """Return source -> encoder states, shape ``(tokens, hidden)``; each different source is read once."""
+        different = sorted(set(sources), key=lambda ids: (len(ids), ids))
+        read = {}
+        for start in range(0, len(different), self.batch_size):
+            batch = different[start : start + self.batch_size]
+            ids, mask = self._pad(batch)
+            states = self._network.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+            read |= {source: row[: len(source)] for source, row in zip(batch, states, strict=True)}
+        return read
+
+    def _decode(self, read: list[Tensor], targets: list[_Ids]) -> np.ndarray:
+        network = self._network
+        states = pad_sequence(read, batch_first=True)
+        lengths = torch.tensor([len(row) for row in read], device=states.device)
+        ids, mask = self._pad(targets)
+        hidden = network.get_decoder()(
+            input_ids=network.prepare_decoder_input_ids_from_labels(ids),
+            encoder_hidden_states=states,
+            encoder_attention_mask=(torch.arange(states.shape[1], device=states.device) < lengths[:, None]).long(),
             use_cache=False,
-        ).logits
-        losses = functional.cross_entropy(
-            logits.float().flatten(0, 1),
-            target.ids.flatten(),
-            ignore_index=self._network.config.pad_token_id,
-            reduction="none",
-        )
-        total = losses.view_as(target.ids).double().sum(dim=1)
-        return (-total / target.mask.sum(dim=1)).cpu().numpy()
+        ).last_hidden_state
+        # As in the original, a <pad> that a text spells out adds nothing to the sum but counts as a token.
+        scored = ids != network.config.pad_token_id
+        total = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
+        total[scored] = self._log_likelihood(hidden[scored], ids[scored]).double()
+        return (total.sum(dim=1) / mask.sum(dim=1)).cpu().numpy()
+
+    def _log_likelihood(self, hidden: Tensor, ids: Tensor) -> Tensor:
+        """Return log p of each token, shape ``(tokens,)``, some at a time: logits over the vocabulary are large."""
+        network, size = self._network, max(1, _LOGITS // self._network.config.vocab_size)
+        found = [
+            functional.cross_entropy(
+                network.lm_head(states).add_(network.final_logits_bias).float(), wanted, reduction="none"
+            )
+            for states, wanted in zip(hidden.split(size), ids.split(size), strict=True)
+        ]
+        return -torch.cat(found)
+
+    def _pad(self, batch: Sequence[_Ids]) -> tuple[Tensor, Tensor]:
+        """Return token ids and mask, both of shape ``(texts, tokens)``, padded on the right."""
+        rows = [torch.tensor(ids) for ids in batch]
+        ids = pad_sequence(rows, batch_first=True, padding_value=self._network.config.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+        return ids.to(self._network.device), mask.to(self._network.device)
 
 
 def _load_weights(network: nn.Module, path: Path) -> None:

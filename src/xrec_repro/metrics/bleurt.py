@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.metrics._batches import count_empty, score_pairs, warn_of
@@ -84,6 +84,8 @@ class Bleurt(Metric):
             self.max_length,
             dtype=torch_dtype(self.dtype, _KEY),
         )
+        layers = network.bleurt.encoder.layer
+        layers[-1] = _FirstToken(layers[-1])
         return network.to(torch_device(self.device))
 
     @cached_property
@@ -123,6 +125,24 @@ class Bleurt(Metric):
         logits = network(**{name: rows.to(network.device) for name, rows in inputs.items()}).logits
         cut = [len(left) + len(right) > room for left, right in zip(*sides, strict=True)]
         return np.column_stack([logits[:, 0].double().cpu().numpy(), cut])
+
+
+class _FirstToken(nn.Module):
+    """The last layer, computed at the first token alone: no other output of it reaches the score."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, states: Tensor, mask: Tensor, *_: Any) -> tuple[Tensor]:
+        heads, first = self.layer.attention.self, states[:, :1]
+        query, key, value = (
+            heads.transpose_for_scores(project(given))
+            for project, given in ((heads.query, first), (heads.key, states), (heads.value, states))
+        )
+        seen = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = self.layer.attention.output(seen.transpose(1, 2).flatten(2), first)
+        return (self.layer.feed_forward_chunk(attended),)
 
 
 def _fit(reference: list[int], prediction: list[int], room: int) -> tuple[list[int], list[int]]:

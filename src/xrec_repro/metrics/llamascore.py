@@ -18,6 +18,7 @@ from xrec_repro.metrics._local_chat import (
     DecoderContinuation,
     TokenTree,
     greedy,
+    read_shared,
     stop_ids,
 )
 from xrec_repro.metrics._models import (
@@ -58,9 +59,10 @@ class LlamaScore(Metric):
 
     :math:`p_k` is the probability that the reply begins with :math:`k` and does not go on to a longer number: what
     follows (an end, a full stop, a percent sign) is left open, as it is in ``parse``. Where each number is one token
-    (Llama 3) all is read from one forward pass; where digits are tokens (Llama 2), from ten. A pair with
-    :math:`M <` `min_mass` is NaN (counted as ``low_mass``): the model would not reply with a number. The mean of
-    :math:`M` is reported as ``number_mass``.
+    (Llama 3) all is read from one forward pass; where digits are tokens (Llama 2), the ten starts of longer numbers are
+    read side by side in the same pass (`Continuation.after`), or, where the model takes no mask for that, in nine more.
+    What all prompts begin with is read once. A pair with :math:`M <` `min_mass` is NaN (counted as ``low_mass``): the
+    model would not reply with a number. The mean of :math:`M` is reported as ``number_mass``.
 
     In both modes a pair whose prompt and reply exceed the model's context is NaN (counted as ``too_long``).
 
@@ -186,14 +188,19 @@ class LlamaScore(Metric):
         return values, counts
 
     def _batches(self, conversations: Mapping[int, Messages], room: int) -> Iterator[tuple[list[int], Continuation]]:
-        """Yield rows and their prompts, read by the model; those without `room` in the context are left out."""
-        reader = DecoderContinuation if self._is_encoder_decoder else Continuation
+        """Yield rows and their prompts for the model to read; those without `room` in the context are left out."""
         texts = {row: self._format.text(messages) for row, messages in conversations.items()}
         prompts = {row: self._format.ids(text) for row, text in texts.items()}
         fitting = [row for row, prompt in prompts.items() if self._fits(len(prompt), room)]
+        decoder = self._is_encoder_decoder
+        shared = None if decoder or not fitting else read_shared(self._model, [prompts[row] for row in fitting])
         for places in track(length_sorted(self.batch_size, [texts[row] for row in fitting]), self.name):
             rows = [fitting[place] for place in places]
-            yield rows, reader(self._model, [prompts[row] for row in rows])
+            batch = [prompts[row] for row in rows]
+            yield (
+                rows,
+                DecoderContinuation(self._model, batch) if decoder else Continuation(self._model, batch, shared),
+            )
 
     def _fits(self, length: int, room: int) -> bool:
         context = getattr(self._config, "max_position_embeddings", None) or float("inf")
