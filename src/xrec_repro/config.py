@@ -151,6 +151,16 @@ def _check_llm(llm: Config, place: str) -> None:
         )
 
 
+def gpus_of_a_job(compute: Config, driver: Path = Path("/dev/nvidiactl")) -> int:
+    """Return how many GPUs a job that runs a model asks Snakemake for: 1, or 0 where it will run on the CPU.
+
+    Args:
+        compute: Section ``compute``.
+        driver: A file that is there where NVIDIA's driver is; to import torch takes too long here.
+    """
+    return int(compute["device"] == "cuda" or (compute["device"] == "auto" and driver.exists()))
+
+
 def settings(config: Config, dataset: str, experiment: str | None = None) -> Config:
     """Return the settings of a data set, or of an experiment on it: defaults, overlaid twice."""
     merged = merge(config["defaults"], config["datasets"][dataset]["overrides"])

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from xrec_repro.config import check_config, load_config, load_schema, merge, settings
+from xrec_repro.config import check_config, gpus_of_a_job, load_config, load_schema, merge, settings
 from xrec_repro.errors import ConfigError
 
 
@@ -76,6 +76,16 @@ def test_a_hub_model_is_pinned_to_a_commit(config, schema, revision):
         check_config(config, schema)
     config["defaults"]["llm"]["revision"] = "a" * 40
     check_config(config, schema)
+
+
+def test_a_job_asks_for_a_gpu_where_it_will_use_one(tmp_path):
+    there, absent = tmp_path, tmp_path / "absent"
+    asked = {
+        (device, path): gpus_of_a_job({"device": device}, path)
+        for device in ("auto", "cpu", "cuda")
+        for path in (there, absent)
+    }
+    assert {case for case, gpus in asked.items() if gpus} == {("cuda", there), ("cuda", absent), ("auto", there)}
 
 
 def test_a_missing_default_is_named(config, schema):

@@ -6,7 +6,15 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from xrec_repro.config import check_config, expand_sweeps, experiment_pairs, load_schema, settings, sweep_members
+from xrec_repro.config import (
+    check_config,
+    expand_sweeps,
+    experiment_pairs,
+    gpus_of_a_job,
+    load_schema,
+    settings,
+    sweep_members,
+)
 from xrec_repro.errors import ConfigError
 from xrec_repro.provenance import code_digest
 from xrec_repro.shards import JUDGES, shard_names
@@ -38,8 +46,7 @@ SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
 NEEDS_TRUTH = ("faithfulness",)
 # GPUs of a job that runs a model: with --resources gpu=1 such jobs take turns. A cluster's profile says its own.
-DEVICE = config["compute"]["device"]
-GPUS = int(DEVICE == "cuda" or (DEVICE == "auto" and Path("/dev/nvidiactl").exists()))
+GPUS = gpus_of_a_job(config["compute"])
 SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
 
 
