@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from torch_geometric.nn.models import LightGCN as PeerLightGCN
 
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.recommender.lightgcn import LightGCN, load_embeddings, save_embeddings
+from xrec_repro.recommender.embeddings import load_embeddings, save_embeddings
+from xrec_repro.recommender.lightgcn import LightGCN
 from xrec_repro.recommender.propagation import combination_factor, normalised_adjacency, propagate
 from xrec_repro.recommender.sampling import NegativeSampler
 from xrec_repro.seeding import numpy_rng, torch_generator

@@ -12,8 +12,8 @@ from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.io import digest_json, write_table
 from xrec_repro.recommender import train
+from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.recommender.evaluate import original_recall, recall_ndcg
-from xrec_repro.recommender.lightgcn import load_embeddings
 from xrec_repro.seeding import numpy_rng
 
 SETTINGS = {

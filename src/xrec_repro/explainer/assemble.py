@@ -13,7 +13,7 @@ from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, load_llm
 from xrec_repro.explainer.prompts import PromptEncoder
 from xrec_repro.explainer.tuning import Explainer
-from xrec_repro.recommender.lightgcn import load_embeddings
+from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.seeding import torch_generator
 
 _ANY_INDEX = 2**31 - 1

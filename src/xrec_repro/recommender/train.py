@@ -21,8 +21,9 @@ from xrec_repro.errors import DataError, ModelError
 from xrec_repro.interrupt import StoppedError, stoppable
 from xrec_repro.io import atomic_path, digest_json, read_table, remove_scraps, sha256_file, write_json
 from xrec_repro.progress import track
+from xrec_repro.recommender.embeddings import save_embeddings
 from xrec_repro.recommender.evaluate import original_recall, recall_ndcg
-from xrec_repro.recommender.lightgcn import LightGCN, save_embeddings
+from xrec_repro.recommender.lightgcn import LightGCN
 from xrec_repro.recommender.sampling import NegativeSampler
 from xrec_repro.seeding import numpy_rng, torch_generator
 
