@@ -14,9 +14,9 @@ from torch import Tensor
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, nucleus, stop_tokens
+from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.generation import clean_text, generate
 from xrec_repro.explainer.prompts import Encoded, Example
-from xrec_repro.explainer.tuning import Explainer
 from xrec_repro.io import read_table
 from xrec_repro.seeding import torch_generator
 

@@ -14,11 +14,11 @@ from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.assemble import tuned_explainer
 from xrec_repro.explainer.bundle import new_adapter
 from xrec_repro.explainer.examples import load_examples
+from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.prompts import Example, PromptEncoder
-from xrec_repro.explainer.tuning import Explainer
 from xrec_repro.safe_pickle import load_pickle
 from xrec_repro.seeding import numpy_rng, torch_generator
 

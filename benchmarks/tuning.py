@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xrec_repro.explainer.batching import pad_left
+from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example
-from xrec_repro.explainer.tuning import Explainer, add_gradients, example_losses
+from xrec_repro.explainer.tuning import add_gradients, example_losses
 
 # Size of the batch, and how many of it the language model reads at once (None: all).
 SIZES = [(size, None) for size in (1, 4, 8, 16, 32)] + [(16, 4), (16, 8), *((b, p) for b in (32, 64) for p in (8, 16))]

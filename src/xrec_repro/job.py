@@ -31,7 +31,7 @@ class Job:
         input: Paths by name.
         output: Paths by name.
         params: The rule's parameters by name.
-        settings: ``params.settings``.
+        settings: ``params.settings``, with the settings that change nothing of ``params.neutral``.
         seed: The run's seed as an integer, or None for rules that are run once a data set.
         result: What the stage reports of itself; goes into the provenance.
     """
@@ -41,6 +41,10 @@ class Job:
         self.input, self.output = _paths(snakemake.input), _paths(snakemake.output)
         self.params = SimpleNamespace(**dict(snakemake.params.items()))
         self.settings = self.params.settings
+        if told := getattr(self.params, "neutral", None):
+            from xrec_repro.config import merge  # most jobs need no checker of schemas
+
+            self.settings = merge(self.settings, told.value)
         self.wildcards = snakemake.wildcards
         self.seed = int(self.wildcards.seed) if "seed" in dict(self.wildcards.items()) else None
         self.result: dict[str, Any] = {}
@@ -59,8 +63,12 @@ class Job:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that the outputs depend on; checkpoints carry it."""
-        return self._record.fingerprint
+        """Digest of all that the outputs depend on; checkpoints carry it. The device must have been chosen before."""
+        return self._record.fingerprint(self._device, getattr(self.params, "compute", None))
+
+    def reads(self, path: str | Path) -> Path:
+        """Record a file or folder that a rule does not declare, because only the job can tell whether it is there."""
+        return self._record.reads(Path(path))
 
     def device(self) -> str:
         """Set torch's threads as configured and return the device to use, which the provenance then names.

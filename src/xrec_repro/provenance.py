@@ -1,21 +1,18 @@
-"""Where a number came from: code digests that see imports, and one provenance.json a job."""
+"""Where a number came from: one provenance.json a job."""
 
-import ast
-import hashlib
 import os
 import platform
 import subprocess
 import sys
 import time
-from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from xrec_repro.accounting.attempts import Attempts, node_name
 from xrec_repro.accounting.energy import Meter
 from xrec_repro.errors import DataError
-from xrec_repro.io import read_json, sha256_file, write_json
+from xrec_repro.identity import digest_json, path_digest, significant, versions
+from xrec_repro.io import read_json, write_json
 
 PACKAGE = Path(__file__).parent
 REPORTED_PACKAGES = (
@@ -32,69 +29,8 @@ REPORTED_PACKAGES = (
     "bitsandbytes",
     "accelerate",
 )
-
-
-@lru_cache
-def code_digest(script: str) -> str:
-    """Digest a script together with all modules of this package that it imports, directly or not.
-
-    Snakemake's own code trigger sees the script alone. The digest is over syntax trees without docstrings, so that
-    comments, formatting and documentation do not rerun anything.
-
-    Args:
-        script: Path of a Python file.
-
-    Returns:
-        The first 16 hex digits of a SHA-256.
-    """
-    digest = hashlib.sha256()
-    for path in sorted({Path(script), *_imports(Path(script))}, key=lambda p: p.name + str(p)):
-        digest.update(path.stem.encode() + _read(path)[0])
-    return digest.hexdigest()[:16]
-
-
-@lru_cache
-def _read(path: Path) -> tuple[bytes, tuple[str, ...]]:
-    """Return the digest of a file's syntax tree, and the names it imports."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names: list[str] = []
-    for node in ast.walk(tree):
-        names += _imported_names(node)
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-            first = body[0].value
-            if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                body.pop(0)
-    return hashlib.sha256(ast.dump(tree).encode()).digest(), tuple(names)
-
-
-@lru_cache
-def _imports(path: Path) -> frozenset[Path]:
-    """Return the transitive imports of a file within this package."""
-    found: set[Path] = set()
-    waiting = [path]
-    while waiting:
-        for module in map(_locate, _read(waiting.pop())[1]):
-            if module and module not in found:
-                found.add(module)
-                waiting.append(module)
-    return frozenset(found)
-
-
-def _imported_names(node: ast.AST) -> list[str]:
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-        return [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return []
-
-
-def _locate(name: str) -> Path | None:
-    package, *parts = name.split(".")
-    if package != PACKAGE.name or not parts:
-        return None
-    base = PACKAGE.joinpath(*parts)
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+# What a training, or a text, may not be continued with another version of.
+RESUMED_WITH = ("torch", "transformers")
 
 
 class JobRecord:
@@ -102,7 +38,7 @@ class JobRecord:
 
     Args:
         rule: Name of the rule.
-        settings: The settings the job used.
+        settings: The settings the job used, by section.
         inputs: Name -> path of the files it reads.
         seed: The run's seed, if it draws anything.
         code: Its code digest.
@@ -121,6 +57,7 @@ class JobRecord:
         unmetered: str | None = "not asked for",
     ) -> None:
         self.started = time.time()
+        self._code = _git_state()
         self._attempts = Attempts(trace, self.started) if trace else None
         self._meter = Meter(unmetered)
         self.record: dict[str, Any] = {
@@ -128,15 +65,27 @@ class JobRecord:
             "settings": settings,
             "seed": seed,
             "code_digest": code,
-            "inputs": {name: {"path": str(path), "sha256": _hash(path)} for name, path in inputs.items()},
+            "inputs": {name: {"path": str(path), "sha256": path_digest(path)} for name, path in inputs.items()},
         }
 
-    @property
-    def fingerprint(self) -> str:
-        """Digest of settings, seed, code and input contents: what a checkpoint must match to be resumed."""
+    def fingerprint(self, device: str | None, compute: dict[str, Any] | None = None) -> str:
+        """Return the digest of all that decides the outputs: what a checkpoint must match to be resumed.
+
+        Settings that change something, seed, code, the contents of the inputs (models included), the kind of device,
+        the threads, and the versions of `RESUMED_WITH`.
+
+        Args:
+            device: ``cpu`` or ``cuda``, as chosen for the job.
+            compute: Section ``compute``.
+        """
         hashes = {name: entry["sha256"] for name, entry in self.record["inputs"].items()}
-        parts = [self.record["settings"], self.record["seed"], self.record["code_digest"], hashes]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        parts = [significant(self.record["settings"]), self.record["seed"], self.record["code_digest"], hashes]
+        return digest_json([*parts, device, (compute or {}).get("threads"), versions(*RESUMED_WITH)])
+
+    def reads(self, path: Path) -> Path:
+        """Record a further input under its name and return it."""
+        self.record["inputs"][path.name] = {"path": str(path), "sha256": path_digest(path)}
+        return path
 
     def check_inputs(self) -> None:
         """Compare the inputs with what the jobs that made them recorded.
@@ -166,11 +115,11 @@ class JobRecord:
         earlier = self._attempts.earlier if self._attempts else []
         slurm = self._attempts.own["slurm"] if self._attempts else None
         self.record |= {
-            "outputs": {name: {"path": str(p), "sha256": _hash(p)} for name, p in outputs.items()},
+            "outputs": {name: {"path": str(p), "sha256": path_digest(p)} for name, p in outputs.items()},
             "result": result,
             "times": {"start": self.started, "end": ended, "seconds": ended - self.started},
-            "code": _git_state(),
-            "packages": {name: _version(name) for name in REPORTED_PACKAGES},
+            "code": self._commits(),
+            "packages": versions(*REPORTED_PACKAGES),
             "machine": _machine(device),
             "slurm_job": os.environ.get("SLURM_JOB_ID")
             or {"value": None, "reason": "not run under Slurm (SLURM_JOB_ID is not set)"},
@@ -182,6 +131,11 @@ class JobRecord:
         write_json(path, self.record)
         if self._attempts:
             self._attempts.succeed()
+
+    def _commits(self) -> dict[str, Any]:
+        """Return the commit that the job's code was of when it started, and that at its end if it differs."""
+        ended = _git_state()
+        return self._code if ended == self._code else self._code | {"at_end": ended}
 
     def abandon(self) -> None:
         """End the record of a job that failed."""
@@ -203,31 +157,15 @@ def _as_made(path: Path) -> tuple[str | None, str | None]:
     return None, None
 
 
-def _hash(path: Path) -> str | None:
-    path = Path(path)
-    if path.is_file():
-        return sha256_file(path)
-    if path.is_dir():
-        parts = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
-        joined = "".join(f"{p.relative_to(path)}:{sha256_file(p)}" for p in parts)
-        return hashlib.sha256(joined.encode()).hexdigest()
-    return None
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def _git_state() -> dict[str, Any]:
+    """Return the commit of this package's checkout; ``dirty``: a file that git tracks differs from it."""
+
     def git(*words: str) -> str | None:
         done = subprocess.run(["git", *words], cwd=PACKAGE, capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
     try:
-        commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
+        commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     except FileNotFoundError:
         commit = status = None
     if commit is None:

@@ -16,24 +16,23 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from xrec_repro import interrupt, provenance
+from xrec_repro import interrupt
 from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError
+from xrec_repro.identity import sha256_file
 from xrec_repro.interrupt import StoppedError, ends_cleanly, stoppable
 from xrec_repro.io import (
     atomic_path,
-    digest_json,
     names_full_disk,
     read_json,
     read_table,
     remove_scraps,
     require_file,
-    sha256_file,
     write_json,
     write_table,
 )
 from xrec_repro.job import Job
-from xrec_repro.provenance import JobRecord, code_digest
+from xrec_repro.provenance import JobRecord
 from xrec_repro.seeding import derive_seed, numpy_rng, torch_generator
 
 
@@ -191,41 +190,6 @@ def test_other_threads_leave_signals_alone():
     assert found == [(signal.getsignal(signal.SIGTERM), False)]
 
 
-def test_digest_json_ignores_key_order():
-    assert digest_json({"a": 1, "b": [2]}) == digest_json({"b": [2], "a": 1}) != digest_json({"a": 1, "b": [3]})
-
-
-@pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A package of three modules, a script that imports one of them, which imports another."""
-    root = tmp_path / "xrec_repro"
-    root.mkdir()
-    (root / "first.py").write_text("from xrec_repro.second import value\n")
-    (root / "second.py").write_text('"""Doc."""\nvalue = 1\n')
-    (root / "third.py").write_text("value = 3\n")
-    (tmp_path / "script.py").write_text("from xrec_repro.first import value\n")
-    monkeypatch.setattr(provenance, "PACKAGE", root)
-
-    def digest():
-        for cached in (provenance.code_digest, provenance._read, provenance._imports):
-            cached.cache_clear()
-        return code_digest(str(tmp_path / "script.py"))
-
-    yield root, digest
-    digest.__globals__["provenance"].code_digest.cache_clear()
-
-
-def test_code_digest_sees_imports_and_ignores_comments(package):
-    root, digest = package
-    before = digest()
-    (root / "second.py").write_text('"""Another doc."""\n\n# why\nvalue = 1\n')
-    assert digest() == before
-    (root / "third.py").write_text("value = 4\n")
-    assert digest() == before, "a module that is not imported does not count"
-    (root / "second.py").write_text("value = 2\n")
-    assert digest() != before
-
-
 def test_provenance_holds_what_a_number_came_from(tmp_path):
     (tmp_path / "in").write_text("x")
     (tmp_path / "out").write_text("y")
@@ -359,19 +323,6 @@ def test_inputs_as_they_were_made_or_of_no_job_are_read(tmp_path, made):
     with pytest.raises(SystemExit), Job(made):
         pass
     assert "provenance.json: not valid JSON" in Path(made.log[0]).read_text()
-
-
-def test_fingerprint_follows_settings_seed_code_and_inputs(tmp_path):
-    (tmp_path / "in").write_text("x")
-
-    def fingerprint(settings=1, seed=1, code="a"):
-        return JobRecord("rule", {"k": settings}, {"data": tmp_path / "in"}, seed, code).fingerprint
-
-    base = fingerprint()
-    assert fingerprint() == base
-    assert len({base, fingerprint(settings=2), fingerprint(seed=2), fingerprint(code="b")}) == 4
-    (tmp_path / "in").write_text("z")
-    assert fingerprint() != base
 
 
 def test_conda_environment_has_the_same_pins_as_the_lock(root):

@@ -11,10 +11,10 @@ import torch
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.metrics._batches import count_empty, length_sorted, score_pairs, warn_of
 from xrec_repro.metrics._models import (
-    folder_digest,
     load_network,
     load_pretrained,
     local_folder,
+    model_digest,
     require_revision,
     shown_file,
     shown_model,
@@ -71,8 +71,8 @@ def test_a_repository_needs_a_commit_and_a_folder_none(tmp_path):
 
 
 def test_the_digest_is_of_what_decides_the_outputs(tmp_path):
-    digest = folder_digest(files(tmp_path / "a"))
-    assert folder_digest(files(tmp_path / "b", **{"README.md": "read me", "training_log.txt": "x"})) == digest
+    digest = model_digest(files(tmp_path / "a"))
+    assert model_digest(files(tmp_path / "b", **{"README.md": "read me", "training_log.txt": "x"})) == digest
     changes = {
         "model.safetensors": "v",
         "config.json": "[]",
@@ -84,7 +84,7 @@ def test_the_digest_is_of_what_decides_the_outputs(tmp_path):
         "merges.txt": "x",
         "spm.model": "x",
     }
-    others = {folder_digest(files(tmp_path / f"c{i}", **{name: changes[name]})) for i, name in enumerate(changes)}
+    others = {model_digest(files(tmp_path / f"c{i}", **{name: changes[name]})) for i, name in enumerate(changes)}
     assert len(others | {digest}) == len(changes) + 1
 
 
@@ -92,12 +92,12 @@ def test_a_folder_without_weights_has_no_digest(tmp_path):
     folder = files(tmp_path / "a")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="no model weights here"):
-        folder_digest(folder)
+        model_digest(folder)
 
 
 def test_how_a_model_is_shown(tmp_path):
     folder = files(tmp_path / "some" / "bart")
-    shown = f"bart@sha256:{folder_digest(folder)[:12]}"
+    shown = f"bart@sha256:{model_digest(folder)[:12]}"
     assert shown_model(str(folder), None, folder) == shown
     assert shown_model("alias", None, folder) == shown.replace("bart", "alias")
     assert shown_model("org/model", COMMIT, None) == f"org/model@{COMMIT}"

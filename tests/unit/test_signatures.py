@@ -5,11 +5,13 @@ A new metric needs an entry in `SETTINGS`, and a new field of text one in `OTHER
 
 import dataclasses
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from xrec_repro import identity
 from xrec_repro.metrics.base import Metric
 from xrec_repro.metrics.registry import build_metric, metric_class, metric_names
 
@@ -141,12 +143,18 @@ def changed(name: str, field: str) -> tuple[str, str]:
     return metric.signature, dataclasses.replace(metric, **{field: value}).signature
 
 
+def identical(name: str) -> set[str]:
+    """Return the settings of a metric that change nothing, as it is set in `SETTINGS`."""
+    found = identity.neutral({"metrics": {name: SETTINGS.get(name, {})}})
+    return set(found.get("metrics", {}).get(name, {}))
+
+
 def fields(neutral: bool) -> list[tuple[str, str]]:
     return [
         (name, field.name)
         for name in metric_names()
         for field in dataclasses.fields(metric_class(name))
-        if (field.name in metric_class(name).neutral) == neutral
+        if (field.name in metric_class(name).neutral | identical(name)) == neutral
     ]
 
 
@@ -164,7 +172,21 @@ def test_a_neutral_argument_is_not_in_the_signature(name, field):
 
 @pytest.mark.parametrize("name", metric_names())
 def test_nothing_is_neutral_but_what_is_known_to_be(name):
-    assert metric_class(name).neutral == {"batch_size", "device"} | NEUTRAL.get(name, set())
+    assert metric_class(name).neutral == {"device"} | NEUTRAL.get(name, set())
+    assert identical(name) <= {"batch_size"} | NEUTRAL.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["bartscore", "bleurt", "llamascore"])
+def test_in_half_precision_the_batch_size_is_in_the_signature(name):
+    one, other = (build(name, dtype="bfloat16", batch_size=size).signature for size in (1, 16))
+    assert one != other
+    assert "batch_size:16" in other
+    assert build(name, dtype="float32", batch_size=1).signature == build(name, dtype="float32", batch_size=16).signature
+
+
+def test_the_signature_of_bertscore_has_the_versions_that_its_package_prints():
+    parts = build("bertscore").signature.split("|")
+    assert {f"v:{version('bert-score')}", f"transformers:{version('transformers')}"} <= set(parts)
 
 
 @pytest.mark.parametrize("name", metric_names())

@@ -6,7 +6,8 @@ from safetensors.torch import save_file
 
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.batching import pad_left
-from xrec_repro.explainer.tuning import EarlyStopping, example_losses, held_out_losses, shared_opening, tune
+from xrec_repro.explainer.explainer import shared_opening
+from xrec_repro.explainer.tuning import EarlyStopping, example_losses, held_out_losses, tune
 
 SETTINGS = {
     "epochs": 2,

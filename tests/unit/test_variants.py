@@ -14,10 +14,11 @@ from xrec_repro.errors import ModelError
 from xrec_repro.explainer.adapter import AdapterPair, MoEAdapter
 from xrec_repro.explainer.assemble import embedding_tables
 from xrec_repro.explainer.batching import pad_left
+from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.generation import draw_subset, explain_batch
 from xrec_repro.explainer.injection import PROJECTIONS, Injector
 from xrec_repro.explainer.prompts import RESERVED_TOKENS, PromptEncoder, prompt_text
-from xrec_repro.explainer.tuning import Explainer, tune
+from xrec_repro.explainer.tuning import tune
 
 
 def touched_projections(made, examples):

@@ -16,13 +16,15 @@ from xrec_repro.config import (
     sweep_members,
 )
 from xrec_repro.errors import ConfigError
-from xrec_repro.provenance import code_digest
+from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
 from xrec_repro.shards import JUDGES, shard_names
 
 WORKFLOW = Path(workflow.basedir)
 ENVIRONMENT = str(WORKFLOW / "envs/xrec-repro.yaml")
-# With --sdm conda a job runs in an environment that holds the pins but not this package.
-os.environ.setdefault("PYTHONPATH", str(WORKFLOW / "src"))
+# With --sdm conda a job runs in an environment that holds the pins but not this package; a module system may have set
+# the variable for its own packages.
+SEARCHED = [str(WORKFLOW / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(SEARCHED))
 # Slurm signals all processes of a job. A bash that waits for the script must outlive it: when it ends, so does the job,
 # before the script has saved its state. (From version 5.1 on bash leaves its place to the script by itself.)
 shell.prefix("set -euo pipefail; trap : TERM; ")
@@ -41,13 +43,22 @@ PAPER = f"{RUN}/paper"
 PAIRS = experiment_pairs(config)
 DATASETS = list(dict.fromkeys(dataset for dataset, _ in PAIRS))
 SEEDS = config["run"]["seeds"]
-RESOURCES = str(WORKFLOW / "resources")
+# Relative, like all paths that a rule names: a copy of the folder elsewhere is the same run.
+RESOURCES = os.path.relpath(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
 NEEDS_TRUTH = ("faithfulness",)
 # GPUs of a job that runs a model: with --resources gpu=1 such jobs take turns. A cluster's profile says its own.
 GPUS = gpus_of_a_job(config["compute"])
 SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
+BUNDLED = ("minilm",)  # names of models that a package carries
+# What a rule reads of the folder resources: published numbers by table, hardware by name.
+TABLE1, TABLE2 = (
+    ["published/study_table1.csv", "published/xrec_table1.csv"],
+    ["published/study_table2.csv"],
+)
+TABLE3 = ["published/study_table3.csv", "published/statements.csv", "hardware.tsv"]
+AUDITED = [f"published/{path.name}" for path in sorted(Path(RESOURCES, "published").glob("*.csv"))] + ["hardware.tsv"]
 
 
 wildcard_constraints:
@@ -70,9 +81,34 @@ def pick(*sections):
     return chosen
 
 
-def digest(stem):
-    """Return the digest of a script and of all library modules behind it."""
-    return code_digest(str(WORKFLOW / f"workflow/scripts/{stem}.py"))
+def split_params(chosen):
+    """Return the params `settings` and `neutral` of a rule; an edit of the second reruns nothing.
+
+    Args:
+        chosen: A params function that returns settings by section, or such settings.
+    """
+    if not callable(chosen):
+        return {"settings": significant(chosen), "neutral": Told(neutral(chosen))}
+    return {
+        "settings": lambda wildcards: significant(chosen(wildcards)),
+        "neutral": lambda wildcards: Told(neutral(chosen(wildcards))),
+    }
+
+
+def digest(stem, *modules):
+    """Return the digest of a script, of modules that it imports by name, and of all library modules behind them."""
+    paths = [f"workflow/scripts/{stem}.py", *(f"src/xrec_repro/{module}.py" for module in modules)]
+    return code_digest(*(str(WORKFLOW / path) for path in paths))
+
+
+def resource_inputs(*names):
+    """Return files of the folder resources as inputs; `resource_digests` tells when they change, not their times."""
+    return [ancient(f"{RESOURCES}/{name}") for name in names]
+
+
+def resource_digests(*names):
+    """Return the digests of files of the folder resources, for params."""
+    return places_digest({name: f"{RESOURCES}/{name}" for name in names})
 
 
 def dataset_key(key):
@@ -110,12 +146,18 @@ def raw_file(kind):
 
 
 def release_folder(wildcards):
-    """Return the release's folder: the configured one, or the download's where that is absent."""
+    """Return the folder of a release: fetched and checked where it has a name in the manifest, else as configured."""
     entry = config["datasets"][wildcards.dataset]
-    folder = Path(entry["paths"]["folder"])
-    if folder.is_dir() or not entry["download"]:
-        return str(folder)
-    return f"{config['run']['results']}/downloads/{entry['download']}"
+    return (
+        f"{config['run']['results']}/downloads/{entry['download']}" if entry["download"] else entry["paths"]["folder"]
+    )
+
+
+def release_copies(wildcards):
+    """List the folders in which the files of a download may lie already."""
+    entries = [config["datasets"][name] for name in DATASETS]
+    found = [entry["paths"].get("folder") for entry in entries if entry["download"] == wildcards.download]
+    return list(filter(None, found))
 
 
 def split_inputs(wildcards):
@@ -147,6 +189,29 @@ def writer_settings(key):
     return chosen
 
 
+def chat_places(wildcards, key):
+    """Return the folder of a chat model that runs here, if one writes the texts and no hub revision pins it."""
+    chosen = settings(config, wildcards.dataset)["profiles"]
+    chat = chosen["chat"]
+    local = chosen[key] == "chat" and chat["base_url"] is None and chat["revision"] is None
+    return when(local, chat_model=chat["model"])
+
+
+def writer_inputs(key):
+    """Return an input function: published texts, or the folder of a chat model."""
+    return lambda wildcards: written_texts(wildcards, key) | own_files(chat_places(wildcards, key))
+
+
+def own_files(places):
+    """Return the user's own files and models as inputs; digests in params tell when they change, not their times."""
+    return {name: ancient(str(Path(place).expanduser())) for name, place in places.items()}
+
+
+def own_digests(places):
+    """Return a params function: the digests of the user's own files and models."""
+    return lambda wildcards: places_digest({n: Path(p).expanduser() for n, p in places(wildcards).items()})
+
+
 def writer_gpus(key):
     """Return a resource function: a GPU where the texts are written by a chat model of this machine."""
 
@@ -170,10 +235,16 @@ def example_inputs(wildcards, profiles):
     )
 
 
+def llm_places(wildcards):
+    """Return the folder of a language model of the user's own."""
+    llm = settings(config, wildcards.dataset)["llm"]
+    return when(llm["source"] == "local", llm=llm["path"])
+
+
 def llm_inputs(wildcards):
-    """Return the folder of the language model where the workflow pretrains it."""
+    """Return the folder of the language model: the one that the workflow pretrains, or the user's own."""
     scratch = settings(config, wildcards.dataset)["llm"]["source"] == "scratch"
-    return when(scratch, llm=f"{SHARED}/llm/model".format(dataset=wildcards.dataset))
+    return when(scratch, llm=f"{SHARED}/llm/model".format(dataset=wildcards.dataset)) | own_files(llm_places(wildcards))
 
 
 def explainer_inputs(wildcards):
@@ -221,6 +292,13 @@ def runs_model(metric):
     return "model" in config["metrics"][metric] and metric != "gptscore"
 
 
+def metric_places(metric):
+    """Return the user's own files that a metric reads: a model's folder, a state dict."""
+    chosen = config["metrics"][metric]
+    named = runs_model(metric) and chosen["model"] not in ("scratch", *BUNDLED) and chosen["revision"] is None
+    return when(named, model=chosen.get("model")) | when(chosen.get("weights"), weights=chosen.get("weights"))
+
+
 def metric_inputs(metric):
     """Return an input function: the explanations, and what the metric reads beside them."""
 
@@ -233,19 +311,20 @@ def metric_inputs(metric):
                 config["metrics"][metric].get("model") == "scratch",
                 model=f"{RUN}/scorers/{SCRATCH_SCORERS.get(metric)}/model",
             )
+            | own_files(metric_places(metric))
         )
 
     return files
 
 
-def metric_digest(metric):
-    """Return the digest of scoring by one metric; the script imports the metric's module by name."""
-    return digest("score_metric") + code_digest(str(WORKFLOW / f"src/xrec_repro/metrics/{metric}.py"))
-
-
-def scorer_digest(scorer):
-    """Return the digest of the training of a scorer; the script imports its module by name."""
-    return digest("train_scorer") + code_digest(str(WORKFLOW / f"src/xrec_repro/scorers/{scorer}.py"))
+def metric_params(metric):
+    """Return what decides a metric's scores: settings, code, its own files, and the libraries that its signature names."""
+    return {
+        **split_params({"metrics": {metric: config["metrics"][metric]}}),
+        "metric": metric,
+        "models": own_digests(lambda wildcards: metric_places(metric)),
+        "libraries": libraries_of(WORKFLOW / f"src/xrec_repro/metrics/{metric}.py"),
+    }
 
 
 def shards_of(stage, metric=None):

@@ -56,6 +56,8 @@ rule read_reviews:
 
 
 rule fetch_release:
+    input:
+        manifest=resource_inputs("manifest.tsv"),
     output:
         folder=directory(f"{config['run']['results']}/downloads/{{download}}"),
         provenance=f"{config['run']['results']}/downloads/{{download}}.provenance.json",
@@ -71,7 +73,8 @@ rule fetch_release:
         runtime=scaled(60),
     params:
         settings={},
-        manifest=str(WORKFLOW / "resources/manifest.tsv"),
+        copies=lambda wildcards: Told(release_copies(wildcards)),
+        resources=resource_digests("manifest.tsv"),
         code=digest("fetch_release"),
     script:
         "../scripts/fetch_release.py"

@@ -50,7 +50,8 @@ rule tune_explainer:
         runtime=scaled(720),
         gpu=GPUS,
     params:
-        settings=explainer_settings("prompt", "embeddings", "adapter", "injection", "tuning", "llm"),
+        **split_params(explainer_settings("prompt", "embeddings", "adapter", "injection", "tuning", "llm")),
+        models=own_digests(llm_places),
         checkpoint=f"{EXPERIMENT}/adapter/checkpoint.safetensors",
         compute=config["compute"],
         code=digest("tune_explainer"),

@@ -28,7 +28,8 @@ rule:
         runtime=scaled(720),
         gpu=GPUS,
     params:
-        settings=explainer_settings("prompt", "embeddings", "adapter", "generation", "llm"),
+        **split_params(explainer_settings("prompt", "embeddings", "adapter", "generation", "llm")),
+        models=own_digests(llm_places),
         partial=f"{MADE}/explanations.partial.jsonl",
         shard="{shard}" if SHARDS else "1-of-1",
         compute=config["compute"],
@@ -60,7 +61,8 @@ if SHARDS:
             mem_mb=scaled(1000),
             runtime=scaled(10),
         params:
-            settings=explainer_settings("prompt", "embeddings", "adapter", "generation", "llm"),
+            **split_params(explainer_settings("prompt", "embeddings", "adapter", "generation", "llm")),
+            models=own_digests(llm_places),
             code=digest("gather_explanations"),
         script:
             "../scripts/gather_explanations.py"

@@ -29,10 +29,10 @@ for METRIC in config["metrics"]["use"]:
             gpu=GPUS if runs_model(METRIC) else 0,
         params:
             **when(SHARDS, shard="{shard}"),
-            settings=config["metrics"][METRIC],
-            metric=METRIC,
+            **metric_params(METRIC),
+            partial=f"{MADE}/scores.partial.jsonl",
             compute=config["compute"],
-            code=metric_digest(METRIC),
+            code=digest("score_metric", f"metrics/{METRIC}"),
         script:
             "../scripts/score_metric.py"
 
@@ -60,7 +60,7 @@ for METRIC in config["metrics"]["use"]:
                 mem_mb=scaled(1000),
                 runtime=scaled(10),
             params:
-                settings=config["metrics"][METRIC],
+                **metric_params(METRIC),
                 code=digest("gather_scores"),
             script:
                 "../scripts/gather_scores.py"

@@ -6,6 +6,7 @@ CHOICES = config["paper"]
 rule make_table1:
     input:
         **paper_inputs(CHOICES["tables"]["table1"], "summary", "generate"),
+        published=resource_inputs(*TABLE1),
     output:
         **table_files(1),
     log:
@@ -21,6 +22,7 @@ rule make_table1:
     params:
         settings={"number": 1, "rows": paper_rows(CHOICES["tables"]["table1"]), **TABLE_OPTIONS},
         resources=RESOURCES,
+        published=resource_digests(*TABLE1),
         files=paper_paths(CHOICES["tables"]["table1"], "summary", "generate"),
         code=digest("make_score_table"),
     script:
@@ -30,6 +32,7 @@ rule make_table1:
 use rule make_table1 as make_table2 with:
     input:
         **paper_inputs(CHOICES["tables"]["table2"], "summary", "generate"),
+        published=resource_inputs(*TABLE2),
     output:
         **table_files(2),
     log:
@@ -39,6 +42,7 @@ use rule make_table1 as make_table2 with:
     params:
         settings={"number": 2, "rows": paper_rows(CHOICES["tables"]["table2"]), **TABLE_OPTIONS},
         resources=RESOURCES,
+        published=resource_digests(*TABLE2),
         files=paper_paths(CHOICES["tables"]["table2"], "summary", "generate"),
         code=digest("make_score_table"),
 
@@ -46,6 +50,7 @@ use rule make_table1 as make_table2 with:
 rule collect_jobs:
     input:
         **paper_inputs(None, "summary", "generate", "train"),
+        published=resource_inputs("hardware.tsv"),
     output:
         **paper_files("costs/jobs", "json", "csv", category="Numbers"),
         rules=f"{PAPER}/costs/rules.csv",
@@ -62,6 +67,7 @@ rule collect_jobs:
     params:
         settings={"emissions": config["emissions"]},
         resources=RESOURCES,
+        published=resource_digests("hardware.tsv"),
         store=f"{PAPER}/costs/slurm.json",
         code=digest("collect_jobs"),
     script:
@@ -94,6 +100,7 @@ rule make_table3:
     input:
         **paper_inputs(None, "generate", "train"),
         jobs=f"{PAPER}/costs/jobs.json",
+        published=resource_inputs(*TABLE3),
     output:
         **table_files(3),
     log:
@@ -113,6 +120,7 @@ rule make_table3:
             "published": CHOICES["tables"]["published"],
         },
         resources=RESOURCES,
+        published=resource_digests(*TABLE3),
         files=paper_paths(None, "generate", "train"),
         code=digest("make_table3"),
     script:
@@ -145,6 +153,7 @@ rule write_statistics:
 rule judge_claims:
     input:
         **paper_inputs(None, "summary", "scores"),
+        published=resource_inputs(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
     output:
         **paper_files("claims", "json", "md", category="Claims and audit"),
     log:
@@ -160,6 +169,7 @@ rule judge_claims:
     params:
         settings={"rows": paper_rows(None), "claims": config["claims"], "statistics": config["statistics"]},
         resources=RESOURCES,
+        published=resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
         files=paper_paths(None, "summary", "scores"),
         code=digest("judge_claims"),
     script:
@@ -168,7 +178,7 @@ rule judge_claims:
 
 rule audit_published:
     input:
-        **when(Path(CHOICES["audit"]["data"]).is_dir(), data=CHOICES["audit"]["data"]),
+        published=resource_inputs(*AUDITED),
     output:
         **paper_files("audit", "json", "md", category="Claims and audit"),
     log:
@@ -182,8 +192,9 @@ rule audit_published:
         mem_mb=scaled(2000),
         runtime=scaled(20),
     params:
-        settings={},
+        settings=CHOICES["audit"],
         resources=RESOURCES,
+        published=resource_digests(*AUDITED),
         code=digest("audit_published"),
     script:
         "../scripts/audit_published.py"
@@ -193,6 +204,7 @@ rule plot_figure2:
     input:
         **paper_inputs(None, "summary"),
         statistics=f"{PAPER}/statistics/statistics.json",
+        published=resource_inputs(*TABLE1, *TABLE2),
     output:
         **figure_files("figure2"),
         **figure_files("figure2_zoomed", "zoomed_"),
@@ -213,6 +225,7 @@ rule plot_figure2:
             **CHOICES["figure2"],
         },
         resources=RESOURCES,
+        published=resource_digests(*TABLE1, *TABLE2),
         files=paper_paths(None, "summary"),
         code=digest("plot_figure2"),
     script:
@@ -346,7 +359,6 @@ rule write_browser:
             "item_profiles",
             "truth",
         ),
-        template=str(WORKFLOW / "src/xrec_repro/paper/browse.html"),
     output:
         **paper_files("browse", "html", category="Explanations"),
     log:

@@ -3,7 +3,7 @@
 
 rule generate_profiles:
     input:
-        unpack(lambda wildcards: written_texts(wildcards, "backend")),
+        unpack(writer_inputs("backend")),
         interactions=f"{SHARED}/kcore/interactions.parquet",
         item_table=f"{SHARED}/kcore/items.parquet",
         graph=f"{SHARED}/split/graph.parquet",
@@ -24,7 +24,8 @@ rule generate_profiles:
         runtime=scaled(240),
         gpu=writer_gpus("backend"),
     params:
-        settings=writer_settings("backend"),
+        **split_params(writer_settings("backend")),
+        models=own_digests(lambda wildcards: chat_places(wildcards, "backend")),
         domain=dataset_key("domain"),
         source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
@@ -36,7 +37,7 @@ rule generate_profiles:
 
 rule generate_references:
     input:
-        unpack(lambda wildcards: written_texts(wildcards, "references")),
+        unpack(writer_inputs("references")),
         interactions=f"{SHARED}/kcore/interactions.parquet",
         item_table=f"{SHARED}/kcore/items.parquet",
         texts=f"{SHARED}/split/texts.parquet",
@@ -56,7 +57,8 @@ rule generate_references:
         runtime=scaled(240),
         gpu=writer_gpus("references"),
     params:
-        settings=writer_settings("references"),
+        **split_params(writer_settings("references")),
+        models=own_digests(lambda wildcards: chat_places(wildcards, "references")),
         domain=dataset_key("domain"),
         source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",

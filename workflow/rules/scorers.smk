@@ -26,6 +26,6 @@ for SCORER in ("bart", "bleurt", "judge"):
             settings=config["scorers"][SCORER],
             scorer=SCORER,
             compute=config["compute"],
-            code=scorer_digest(SCORER),
+            code=digest("train_scorer", f"scorers/{SCORER}"),
         script:
             "../scripts/train_scorer.py"

@@ -8,7 +8,8 @@ from xrec_repro.shards import Shard
 
 with Job(snakemake) as job:
     files = vars(job.input)
-    settings = job.settings | ({"model": str(files["model"])} if "model" in files else {})
+    own = {name: str(files[name]) for name in ("model", "weights") if name in files}
+    settings = job.settings["metrics"][job.params.metric] | own
     what = (files["explanations"], job.params.metric, settings)
     device = job.device() if "model" in settings else "cpu"
     if hasattr(job.params, "shard"):

@@ -6,6 +6,7 @@ from xrec_repro.job import Job
 from xrec_repro.recommender.train import train_lightgcn
 
 with Job(snakemake) as job:
+    device = job.device()
     job.result = train_lightgcn(
         job.input.graph,
         job.settings["recommender"],
@@ -13,5 +14,6 @@ with Job(snakemake) as job:
         job.output.embeddings,
         job.output.metrics,
         Path(job.params.checkpoint),
-        job.device(),
+        device,
+        fingerprint=job.fingerprint,
     )

@@ -12,4 +12,4 @@ with Job(snakemake) as job:
         for example in load_examples(texts, written)
         if example.split == "train"
     ]
-    job.result = train_scorer(job.params.scorer, references, job.settings, job.output.model)
+    job.result = train_scorer(job.params.scorer, references, job.settings, job.output.model, job.fingerprint)

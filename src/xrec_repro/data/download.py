@@ -5,11 +5,12 @@ import difflib
 import hashlib
 import logging
 import re
+import shutil
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ def fetch(
     name: str,
     manifest: str | Path,
     folder: str | Path,
+    copies: Sequence[str | Path] = (),
     attempts: int = 4,
     wait_s: float = 2.0,
     timeout_s: float = 60.0,
@@ -53,12 +55,13 @@ def fetch(
         name: Value of the manifest's column ``name``.
         manifest: Tab-separated table with the columns `COLUMNS`.
         folder: Where the files go.
+        copies: Folders in which some of the files may lie already; what has the right hash is taken from there.
         attempts: Tries a file; only broken transfers and busy servers are tried again.
         wait_s: Seconds before the second attempt, doubled before each further one.
         timeout_s: Seconds without an answer after which an attempt counts as broken.
 
     Returns:
-        file -> ``{"status": "present" | "downloaded", "sha256": …, "bytes": …}``.
+        file -> ``{"status": "present" | "copied" | "downloaded", "sha256": …, "bytes": …}``.
 
     Raises:
         DataError: The manifest is wrong, a server refuses, a transfer keeps breaking, or a hash differs.
@@ -67,14 +70,22 @@ def fetch(
     fetched = {}
     for entry in entries:
         target = Path(folder) / entry.file
-        present = target.is_file() and sha256_file(target) == entry.sha256
-        if not present:
+        status = "present"
+        if not _is(target, entry):
+            copy = next((path for path in (Path(one) / entry.file for one in copies) if _is(path, entry)), None)
+            status = "copied" if copy else "downloaded"
             with atomic_path(target) as temporary:
-                _download(entry, temporary, attempts, wait_s, timeout_s)
-            log.info("%s: downloaded from %s", target, entry.url)
-        status = "present" if present else "downloaded"
+                if copy:
+                    shutil.copyfile(copy, temporary)
+                else:
+                    _download(entry, temporary, attempts, wait_s, timeout_s)
+            log.info("%s: %s from %s", target, status, copy or entry.url)
         fetched[entry.file] = {"status": status, "sha256": entry.sha256, "bytes": entry.bytes}
     return fetched
+
+
+def _is(path: Path, entry: Entry) -> bool:
+    return path.is_file() and sha256_file(path) == entry.sha256
 
 
 def read_manifest(name: str, manifest: str | Path) -> list[Entry]:

@@ -9,10 +9,10 @@ from torch import Tensor
 from xrec_repro.errors import ModelError
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.bundle import load_adapter, new_adapter
+from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, load_llm
 from xrec_repro.explainer.prompts import PromptEncoder
-from xrec_repro.explainer.tuning import Explainer
 from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.seeding import torch_generator
 

@@ -13,8 +13,8 @@ from xrec_repro.errors import DataError
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
 from xrec_repro.explainer.examples import draw_subset
+from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.prompts import Encoded, Example
-from xrec_repro.explainer.tuning import Explainer, shared_opening
 from xrec_repro.interrupt import StoppedError, stoppable
 from xrec_repro.io import names_full_disk, remove_scraps, write_table, write_text
 from xrec_repro.progress import track
@@ -46,7 +46,7 @@ def generate(
         seed: The run's seed, for sampling.
         partial: JSON lines beside the output, one a finished example; removed at the end.
         out: Parquet, contract EXPLANATIONS.
-        fingerprint: Of everything the texts depend on beside the settings: a partial file of another one is dropped.
+        fingerprint: Of everything the texts depend on: a partial file of another one is dropped.
         after_batch: Called with the number of finished examples.
         shard: Which batches to generate; `explainer.gather` joins the files of all shards.
 
@@ -149,7 +149,7 @@ def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
         except ValueError:
             break
     if not rows or rows[0].get("fingerprint") != fingerprint:
-        log.info("%s: of other settings or inputs, starting anew", path)
+        log.warning("%s: of other settings, code, data, models, libraries or device; starting anew", path)
         return {}
     log.info("resumed generation after %d examples", len(rows) - 1)
     return {row["example_id"]: row for row in rows[1:]}

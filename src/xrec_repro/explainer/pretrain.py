@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.explainer.checkpoint import Checkpoint
 from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, USER_EMBED, Example, prompt_text
 from xrec_repro.interrupt import stoppable
 from xrec_repro.io import digest_json, names_full_disk

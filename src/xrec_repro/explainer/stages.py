@@ -8,9 +8,10 @@ import numpy as np
 import pyarrow as pa
 
 from xrec_repro.explainer.bundle import save_adapter
+from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.llm import weights_digest
 from xrec_repro.explainer.prompts import Example
-from xrec_repro.explainer.tuning import Explainer, held_out_losses, tune
+from xrec_repro.explainer.tuning import held_out_losses, tune
 from xrec_repro.io import write_table
 
 # One row a step: examples seen so far, and the mean loss of the step's own.

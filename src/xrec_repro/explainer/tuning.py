@@ -5,99 +5,25 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DynamicCache
 
+from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.activations import activation_checkpointing
-from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.batching import attention_mask, pad_left
-from xrec_repro.explainer.checkpoint import Checkpoint
-from xrec_repro.explainer.injection import Injector
-from xrec_repro.explainer.llm import LanguageModel
-from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example, PromptEncoder
+from xrec_repro.explainer.explainer import Explainer, shared_opening
+from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example
+from xrec_repro.identity import digest_json, significant
 from xrec_repro.interrupt import stoppable
-from xrec_repro.io import digest_json
 from xrec_repro.progress import track
 from xrec_repro.seeding import derive_seed, numpy_rng
 
 log = logging.getLogger("xrec_repro")
-
-
-@dataclass
-class Explainer:
-    """All parts that turn an example into logits.
-
-    Attributes:
-        llm: The frozen language model.
-        adapters: User and item adapter; None where prompts have no records ("w/o embeddings").
-        injector: The hooks on the language model.
-        encoder: Prompts to token ids.
-        user_embeddings: The recommender's, [users, inputs]; None without adapters.
-        item_embeddings: Likewise, [items, inputs].
-    """
-
-    llm: LanguageModel
-    adapters: AdapterPair | None
-    injector: Injector
-    encoder: PromptEncoder
-    user_embeddings: Tensor | None
-    item_embeddings: Tensor | None
-    _openings: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = field(default_factory=dict, repr=False)
-
-    @torch.no_grad()
-    def read(self, opening: tuple[int, ...], rows: int) -> DynamicCache | None:
-        """Return the keys and values of what all prompts begin with, for so many rows; None for no tokens."""
-        if not opening:
-            return None
-        if opening not in self._openings:
-            ids = torch.tensor([opening], device=self.llm.device)
-            layers = self.llm.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values.layers
-            self._openings[opening] = [(layer.keys, layer.values) for layer in layers]
-        cache = DynamicCache()
-        for index, sides in enumerate(self._openings[opening]):
-            cache.update(*(side.expand(rows, -1, -1, -1) for side in sides), index)
-        return cache
-
-    def adapt(self, examples: Sequence[Example]) -> Tensor:
-        """Return the adapted embeddings of a batch, [B, 2, hidden]; [B, 0, hidden] without adapters.
-
-        Raises:
-            DataError: An example's user or item has no embedding.
-        """
-        if self.adapters is None:
-            return torch.zeros(len(examples), 0, self.llm.hidden, device=self.llm.device)
-        for example in examples:
-            for kind, table in (("user", self.user_embeddings), ("item", self.item_embeddings)):
-                index = getattr(example, kind)
-                if not 0 <= index < len(table):
-                    raise DataError(
-                        f"example {example.example_id}: {kind} {index} is out of range, the recommender knows "
-                        f"{len(table)} {kind}s; train it on the same split"
-                    )
-        device = self.llm.device
-        users = self.user_embeddings[[e.user for e in examples]].to(device)
-        items = self.item_embeddings[[e.item for e in examples]].to(device)
-        return self.adapters(users, items)
-
-    @property
-    def pad_id(self) -> int:
-        """Id of the padding token."""
-        return self.llm.tokenizer.pad_token_id
-
-
-def shared_opening(encoded: Sequence[Encoded]) -> tuple[int, ...]:
-    """Return the tokens that all prompts begin with, before their first reserved token."""
-    longest = min(row.positions[0] for row in encoded)
-    columns = zip(*(row.ids[:longest] for row in encoded), strict=True)
-    return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def example_losses(
@@ -222,7 +148,9 @@ def tune(
     encoded = [explainer.encoder.train(example) for example in examples]
     parameters = {name: p for name, p in explainer.adapters.named_parameters() if p.requires_grad}
     optimizer = torch.optim.Adam(parameters.values(), lr=settings["learning_rate"])
-    identity = digest_json([fingerprint, settings, seed, [row.ids for row in encoded]])
+    dtype = str(next(explainer.llm.model.parameters()).dtype).removeprefix("torch.")
+    decisive = significant({"tuning": settings, "llm": {"dtype": dtype}})
+    identity = digest_json([fingerprint, decisive, seed, [row.ids for row in encoded]])
     state = Checkpoint(checkpoint, identity, parameters, optimizer)
     losses = state.restore() or []
     if losses:

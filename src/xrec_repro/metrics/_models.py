@@ -4,7 +4,6 @@ import pickle
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from xrec_repro.errors import ConfigError, ModelError
-from xrec_repro.io import digest_json, sha256_file
+from xrec_repro.identity import model_digest, sha256_file
 
-# What decides the outputs of a model folder: its weights, its shape and its tokenizer.
-_MODEL_FILES = (
-    "*.safetensors",
-    "*.bin",
-    "*.model",
-    "config.json",
-    "generation_config.json",
-    "token*.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.*",
-    "vocab.*",
-    "merges.txt",
-)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 # What transformers raises for a path, a file or a download that is not what it should be; TypeError: no vocabulary.
 _LOADING_ERRORS = (
@@ -81,20 +66,6 @@ def _is_commit(revision: str | None) -> bool:
     return revision is not None and len(revision) == 40 and set(revision) <= set("0123456789abcdef")
 
 
-@lru_cache
-def folder_digest(folder: Path) -> str:
-    """Return the hex digest of a model folder: of its weights, configuration and tokenizer files.
-
-    Raises:
-        ModelError: The folder holds no weights.
-    """
-    files = sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file()})
-    if not any(path.suffix in (".safetensors", ".bin") for path in files):
-        raise ModelError(f"{folder}: no model weights here (*.safetensors or *.bin); check the path")
-    return digest_json({path.name: sha256_file(path) for path in files})
-
-
-@lru_cache
 def shown_file(path: Path) -> str:
     """Return how a file stands in a signature: ``name@sha256:…``, without its place."""
     return f"{path.name}@sha256:{sha256_file(path)[:12]}"
@@ -108,7 +79,7 @@ def shown_model(model: str, revision: str | None, folder: Path | None) -> str:
     """
     if folder is not None:
         name = folder.name if Path(model).expanduser().is_dir() else model
-        return f"{name}@sha256:{folder_digest(folder)[:12]}"
+        return f"{name}@sha256:{model_digest(folder)[:12]}"
     return f"{model}@{revision}" if revision else model
 
 

@@ -5,7 +5,6 @@ load the weights that BARTScore's authors tuned on ParaBank2 (``bart_score.pth``
 reproducibility study fit the plain checkpoint. That is `weights` here, and the signature tells the two apart.
 """
 
-import importlib.metadata
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
+from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_empty, score_pairs, warn_of
 from xrec_repro.metrics._models import (
     load_network,
@@ -35,6 +35,7 @@ from xrec_repro.metrics._models import (
 )
 from xrec_repro.metrics.base import Metric
 
+LIBRARIES = ("transformers",)
 _KEY = "metrics.bartscore"
 # From a direction to the (source, target) it scores, of (prediction, reference); their mean is the score.
 _DIRECTIONS = {"pred_to_ref": ((0, 1),), "ref_to_pred": ((1, 0),), "f": ((0, 1), (1, 0))}
@@ -96,7 +97,7 @@ class BartScore(Metric):
         return {
             "model": shown_model(self.model, None, self._folder),
             "weights": self._weights and shown_file(self._weights),
-            "transformers": importlib.metadata.version("transformers"),
+            **versions(*LIBRARIES),
         }
 
     @cached_property

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.identity import significant
 
 Summary = dict[str, dict[str, Any]]
 
@@ -35,7 +36,8 @@ class Metric(ABC):
     """Base of all metrics; a subclass is a frozen dataclass whose fields are its configuration section.
 
     The signature is built from the fields by introspection: a new field is in it unless its name stands in
-    `neutral`. Instances are frozen, so that a signature cannot go stale.
+    `neutral`, or it is a setting that changes nothing (`xrec_repro.identity.NEUTRAL`; a batch size in float32 alone).
+    Instances are frozen, so that a signature cannot go stale.
 
     Attributes:
         device: ``auto`` | ``cpu`` | ``cuda``; metrics without a model ignore it.
@@ -47,7 +49,7 @@ class Metric(ABC):
     name: ClassVar[str]
     needs_truths: ClassVar[bool] = False
     may_miss: ClassVar[bool] = False
-    neutral: ClassVar[frozenset[str]] = frozenset({"batch_size", "device"})
+    neutral: ClassVar[frozenset[str]] = frozenset({"device"})
     without_std: ClassVar[frozenset[str]] = frozenset()
     labels: ClassVar[Mapping[str, str]] = {"revision": "rev"}
 
@@ -74,9 +76,11 @@ class Metric(ABC):
     def signature(self) -> str:
         """The metric's name and everything that can change its values, as ``name|key:value|…``."""
         facts = self.facts()
+        given = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        decisive = significant({"metrics": {self.name: given}})["metrics"][self.name]
         parts = {}
         for entry in fields(self):
-            if entry.name not in self.neutral:
+            if entry.name in decisive and entry.name not in self.neutral:
                 shown = facts.pop(entry.name, getattr(self, entry.name))
                 parts[self.labels.get(entry.name, entry.name)] = shown
         parts |= facts

@@ -1,6 +1,5 @@
 """BERTScore (Zhang et al., 2020) by the bert-score package, with a pinned model and bounded memory."""
 
-import importlib.metadata
 import importlib.util
 import logging
 from collections import defaultdict
@@ -15,6 +14,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
+from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import length_sorted
 from xrec_repro.metrics._models import load_pretrained, local_folder, require_revision, shown_model, torch_device
 from xrec_repro.metrics.base import Metric
@@ -24,6 +24,7 @@ log = logging.getLogger("xrec_repro")
 
 # Organisations under which the hub keeps the models that the baseline files call by their bare names.
 _CANONICAL = ("FacebookAI/", "google-bert/", "distilbert/", "albert/", "xlnet/")
+LIBRARIES = ("bert-score", "transformers")
 _KEY = "metrics.bertscore"
 _WINDOW = 8  # batches whose embeddings are held at once: enough to sort by length, and memory stays bounded
 
@@ -69,7 +70,8 @@ class BertScore(Metric):
             "dtype": "float32",
             "trunc": self._tokenizer.model_max_length,
             "padding": "excluded",
-            "v": importlib.metadata.version("bert-score"),
+            "transformers": versions(*LIBRARIES)["transformers"],
+            "v": versions(*LIBRARIES)["bert-score"],
         }
 
     @cached_property

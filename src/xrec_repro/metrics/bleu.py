@@ -1,6 +1,5 @@
 """BLEU-1 and BLEU-4 (Papineni et al., 2002) by sacrebleu: of every example, and of the whole corpus."""
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -8,10 +7,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.errors import ConfigError
+from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
 from xrec_repro.progress import track
 
+LIBRARIES = ("sacrebleu",)
 _ORDERS = (1, 4)
 # The others of sacrebleu need packages or downloads beyond it.
 _CHOICES = {"smoothing": ("exp", "floor", "add-k", "none"), "tokenizer": ("13a", "intl", "char", "none")}
@@ -50,7 +51,7 @@ class Bleu(Metric):
 
     def facts(self) -> dict[str, Any]:
         """Return the version of sacrebleu."""
-        return {"v": importlib.metadata.version("sacrebleu")}
+        return {"v": versions(*LIBRARIES)["sacrebleu"]}
 
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]

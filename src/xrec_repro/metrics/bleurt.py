@@ -6,7 +6,6 @@ published numbers are of it; lucadiliello/BLEURT-20-D12 is the sound one to repo
 ported to plain BERT (such as Elron/bleurt-tiny-512) are of another architecture and are refused.
 """
 
-import importlib.metadata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_empty, score_pairs, warn_of
 from xrec_repro.metrics._models import (
     load_network,
@@ -30,6 +30,7 @@ from xrec_repro.metrics._models import (
 )
 from xrec_repro.metrics.base import Metric
 
+LIBRARIES = ("bleurt-pytorch", "transformers")
 _KEY = "metrics.bleurt"
 
 
@@ -65,7 +66,7 @@ class Bleurt(Metric):
         """Return the model's digest and the versions of bleurt-pytorch and transformers."""
         return {
             "model": shown_model(self.model, None, self._folder),
-            **{package: importlib.metadata.version(package) for package in ("bleurt-pytorch", "transformers")},
+            **versions(*LIBRARIES),
         }
 
     @cached_property

@@ -1,6 +1,5 @@
 """LlamaScore of the study: a local chat model scores the meaning of a prediction, 0 to 100."""
 
-import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import length_sorted
 from xrec_repro.metrics._judge import HIGHEST, LOWEST, check_setting, judge, protocol_digest, question, warn_missing
 from xrec_repro.metrics._local_chat import (
@@ -33,6 +33,7 @@ from xrec_repro.metrics.base import Metric
 from xrec_repro.profiles.chat_models import Completion, Messages
 from xrec_repro.progress import track
 
+LIBRARIES = ("transformers",)
 _KEY = "metrics.llamascore"
 _MODES = ("parse", "expected")
 
@@ -107,7 +108,7 @@ class LlamaScore(Metric):
             "decoding": "greedy" if self.mode == "parse" else "distribution",
             "ends": ",".join(map(str, sorted(self._ends))) or None,
             "shots": 0,
-            "v": importlib.metadata.version("transformers"),
+            "v": versions(*LIBRARIES)["transformers"],
         }
 
     @cached_property

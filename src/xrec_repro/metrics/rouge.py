@@ -1,16 +1,17 @@
 """ROUGE-1 and ROUGE-L (Lin, 2004) by the rouge-score package."""
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
 from xrec_repro.progress import track
 
+LIBRARIES = ("rouge-score", "nltk")
 _KINDS = {"rouge_1": "rouge1", "rouge_l": "rougeL"}
 
 
@@ -32,8 +33,9 @@ class Rouge(Metric):
 
     def facts(self) -> dict[str, Any]:
         """Return which of precision, recall and F1 is meant, and the versions of the package and its stemmer."""
-        versions = {"nltk": importlib.metadata.version("nltk")} if self.stemmer else {}
-        return {"of": "f1", **versions, "v": importlib.metadata.version("rouge-score")}
+        found = versions(*LIBRARIES)
+        stems = {"nltk": found["nltk"]} if self.stemmer else {}
+        return {"of": "f1", **stems, "v": found["rouge-score"]}
 
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]

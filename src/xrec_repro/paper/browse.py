@@ -26,6 +26,7 @@ from xrec_repro.paper.style import metric_label
 from xrec_repro.seeding import numpy_rng
 
 Row = Mapping[str, Any]
+PACKAGE_DATA = ("browse.html",)
 _DIGITS = 6  # significant ones of the scores in the page
 
 
@@ -69,7 +70,7 @@ def write_browser(
 
 def _fill(title: str, data: str) -> str:
     """Return the page. Its policy allows its own style and script, by their digests, and no request at all."""
-    template = resources.files("xrec_repro.paper").joinpath("browse.html").read_text(encoding="utf-8")
+    template = resources.files("xrec_repro.paper").joinpath(*PACKAGE_DATA).read_text(encoding="utf-8")
     policy = ["default-src 'none'", "img-src data:", "base-uri 'none'", "form-action 'none'"]
     for tag in ("style", "script"):
         content = template.split(f"<{tag}>", 1)[1].split(f"</{tag}>", 1)[0]

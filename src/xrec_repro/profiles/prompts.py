@@ -15,6 +15,7 @@ from importlib import resources
 from xrec_repro.errors import ConfigError
 from xrec_repro.profiles.records import ItemText, ReviewText, UserEntry, UserText
 
+PACKAGE_DATA = ("prompt_texts/*.txt",)
 # Which of the release's prompts a domain uses unless a style is named.
 DOMAIN_STYLE = {"book": "amazon", "business": "yelp"}
 STYLES = ("amazon", "yelp", "google")

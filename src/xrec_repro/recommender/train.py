@@ -3,7 +3,6 @@
 Every epoch derives its own seeds, so a checkpoint holds no state of a random generator.
 """
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -12,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.interrupt import StoppedError, stoppable
-from xrec_repro.io import atomic_path, digest_json, read_table, remove_scraps, sha256_file, write_json
+from xrec_repro.identity import digest_json, sha256_file
+from xrec_repro.interrupt import stoppable
+from xrec_repro.io import read_table, write_json
 from xrec_repro.progress import track
 from xrec_repro.recommender.embeddings import save_embeddings
 from xrec_repro.recommender.evaluate import original_recall, recall_ndcg
@@ -127,7 +126,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam([self.model.table], lr=settings["learning_rate"], fused=True)
         self.sampler = NegativeSampler(train[0].numpy(), train[1].numpy())
         self.progress = Progress()
-        self.best = self.model.embeddings()
+        self.best = tuple(table.clone() for table in self.model.embeddings())
 
     def stop_reason(self) -> str | None:
         """Return why training is over: ``patience``, ``epochs``, or None while it is not."""
@@ -175,7 +174,8 @@ class Trainer:
         self._require_finite((user.sum() + item.sum()).item(), "sum of the embeddings", epoch)
         scores = recall_ndcg(user, item, self.edges["train"], self.edges["val"], self.settings["k"])
         if scores["recall"] > self.progress.best_recall:
-            self.best = user, item
+            for best, table in zip(self.best, (user, item), strict=True):
+                best.copy_(table)
             self.progress.best_recall, self.progress.best_epoch, self.progress.stale = (
                 scores["recall"],
                 epoch,
@@ -209,53 +209,14 @@ class Trainer:
             "original": original_recall(*self.best, test, k),
         }
 
-    def save(self, path: Path, fingerprint: str) -> None:
-        """Write a checkpoint atomically; see `restore`."""
-        moments = self.optimizer.state_dict()["state"][0]
-        tensors = {"table": self.model.table.detach(), **moments}
-        tensors |= {"best_user": self.best[0], "best_item": self.best[1]}
-        whole = {name: tensor.cpu().clone() for name, tensor in tensors.items()}
-        header = {"fingerprint": fingerprint, "progress": json.dumps(asdict(self.progress))}
-        with atomic_path(path) as temporary:
-            save_file(whole, temporary, metadata=header)
-
-    def restore(self, path: Path, fingerprint: str) -> bool:
-        """Continue from a checkpoint if it is whole and belongs to this run.
-
-        Args:
-            path: Where a checkpoint may be.
-            fingerprint: Digest of settings, seed and graph.
-
-        Returns:
-            Whether it was taken over; if not, the log says why and nothing has changed.
-        """
-        remove_scraps(path)
-        if not path.exists():
-            return False
-        try:
-            with safe_open(path, framework="pt") as stream:
-                header = stream.metadata() or {}
-                if header.get("fingerprint") != fingerprint:
-                    log.warning("%s: checkpoint of other settings, seed or graph; starting afresh", path)
-                    return False
-                progress = Progress(**json.loads(header["progress"]))
-                # A mapped file is not aligned as torch's own memory is, which can change last bits: clone.
-                tensors = {name: stream.get_tensor(name).clone() for name in stream.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: checkpoint cannot be read (%s); starting afresh", path, error)
-            return False
-        self._take_over(tensors, progress)
-        log.info("%s: resumed after epoch %d", path, progress.epoch)
-        return True
-
-    def _take_over(self, tensors: dict[str, Tensor], progress: Progress) -> None:
-        with torch.no_grad():
-            self.model.table.copy_(tensors["table"])
-        moments = {name: tensors[name] for name in ("step", "exp_avg", "exp_avg_sq")}
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": {0: moments}, "param_groups": groups})
-        self.best = tensors["best_user"].to(self.device), tensors["best_item"].to(self.device)
-        self.progress = progress
+    def checkpoint(self, path: Path, identity: str) -> Checkpoint:
+        """Return the checkpoint of this training, and continue from it if it is whole and of this identity."""
+        best = {"user": self.best[0], "item": self.best[1]}
+        state = Checkpoint(path, identity, {"table": self.model.table}, self.optimizer, kept=best)
+        if found := state.restore():
+            self.progress = Progress(**found)
+            log.info("%s: resumed after epoch %d", path, self.progress.epoch)
+        return state
 
 
 def train_lightgcn(
@@ -266,7 +227,8 @@ def train_lightgcn(
     out_metrics: Path,
     checkpoint: Path,
     device: str,
-    on_epoch: Callable[[dict[str, float | int]], None] | None = None,
+    on_epoch: Callable[[dict[str, float | int]], None] = lambda record: None,
+    fingerprint: str = "",
 ) -> dict[str, Any]:
     """Train LightGCN with early stopping on the validation Recall@k and test its best embeddings.
 
@@ -285,6 +247,8 @@ def train_lightgcn(
             (`xrec_repro.interrupt`).
         device: ``cpu`` or ``cuda``.
         on_epoch: Called after each epoch, and after its checkpoint, with the epoch's record.
+        fingerprint: Of all else that the result depends on (code, libraries, kind of device): a checkpoint must match
+            it to be resumed.
 
     Returns:
         Sizes, zero-shot counts, the history of loss and validation metrics, best epoch, reason of stopping
@@ -299,10 +263,12 @@ def train_lightgcn(
     if data.edges["val"].shape[1] == 0:
         raise DataError(f"{graph}: no val edges, which early stopping needs; give split.ratios a validation share")
     digest = digest_json(settings)
-    fingerprint = digest_json({"settings": settings, "seed": seed, "graph": sha256_file(graph)})
     trainer = Trainer(data, settings, seed, device)
-    trainer.restore(checkpoint, fingerprint)
-    _run_epochs(trainer, checkpoint, fingerprint, on_epoch)
+    _run_epochs(
+        trainer,
+        trainer.checkpoint(checkpoint, digest_json([fingerprint, settings, seed, sha256_file(graph)])),
+        on_epoch,
+    )
     metrics = _summary(trainer, data, digest)
     about = {"settings": digest, "seed": seed, "best_epoch": trainer.progress.best_epoch}
     save_embeddings(out_embeddings, *trainer.best, about)
@@ -311,23 +277,16 @@ def train_lightgcn(
     return metrics
 
 
-def _run_epochs(
-    trainer: Trainer,
-    checkpoint: Path,
-    fingerprint: str,
-    on_epoch: Callable[[dict[str, float | int]], None] | None,
-) -> None:
+def _run_epochs(trainer: Trainer, state: Checkpoint, on_epoch: Callable[[dict[str, float | int]], None]) -> None:
     with stoppable() as stop_requested:
         for _ in track(range(trainer.progress.epoch, trainer.settings["epochs"]), "LightGCN epochs"):
             if trainer.stop_reason():
                 return
-            due, stop = trainer.run_epoch(), stop_requested()
-            if due or stop:
-                trainer.save(checkpoint, fingerprint)
-            if stop:
-                raise StoppedError(f"{trainer.progress.epoch} epochs of LightGCN are", checkpoint)
-            if on_epoch:
-                on_epoch(trainer.progress.history[-1])
+            due = trainer.run_epoch()
+            state.keep(
+                asdict(trainer.progress), due, stop_requested(), f"{trainer.progress.epoch} epochs of LightGCN are"
+            )
+            on_epoch(trainer.progress.history[-1])
 
 
 def _summary(trainer: Trainer, data: InteractionGraph, digest: str) -> dict[str, Any]:

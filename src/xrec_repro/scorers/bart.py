@@ -36,7 +36,7 @@ WORD_SCALE = 0.5
 NOT_A_TARGET = -100
 
 
-def train_bart(texts: Sequence[str], settings: Settings, out_folder: Path) -> dict[str, Any]:
+def train_bart(texts: Sequence[str], settings: Settings, out_folder: Path, fingerprint: str = "") -> dict[str, Any]:
     """Train a `BartForConditionalGeneration` to write a reference from a text that says much, little or none of it.
 
     Its log-likelihood of a reference given a prediction (BARTScore) then rises with what the prediction says of it.
@@ -45,6 +45,7 @@ def train_bart(texts: Sequence[str], settings: Settings, out_folder: Path) -> di
         texts: Explanations of the train split; nothing else is known of them.
         settings: Section ``scorers.bart``.
         out_folder: Where the model goes.
+        fingerprint: See `train_scorer`.
 
     Returns:
         Sizes and the loss over the training.
@@ -70,7 +71,8 @@ def train_bart(texts: Sequence[str], settings: Settings, out_folder: Path) -> di
         logits = model(input_ids=ids, attention_mask=(ids != tokenizer.pad_token_id).long(), labels=wanted).logits
         return F.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=NOT_A_TARGET)
 
-    losses = fit([model], loss_of, [len(s) + len(t) for s, t in zip(sources, targets, strict=True)], settings, "bart")
+    lengths = [len(s) + len(t) for s, t in zip(sources, targets, strict=True)]
+    losses = fit([model], loss_of, lengths, settings, "bart", out_folder, fingerprint)
     save(model, tokenizer, out_folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     log.info("trained a BART of %d parameters on %d pairs, loss %.4f", parameters, len(pairs), losses[-1])

@@ -42,7 +42,7 @@ SHARES = {
 WORD_SCALE, POSITION_SCALE, SEGMENT_SCALE = 0.5, 0.1, 0.2
 
 
-def train_bleurt(texts: Sequence[str], settings: Settings, out_folder: Path) -> dict[str, Any]:
+def train_bleurt(texts: Sequence[str], settings: Settings, out_folder: Path, fingerprint: str = "") -> dict[str, Any]:
     """Train a `BleurtForSequenceClassification` to tell how far a prediction says what a reference says.
 
     It learns the score of `ContentModel.compare` by its squared error. As in BLEURT, the model reads ``[CLS] reference
@@ -53,6 +53,7 @@ def train_bleurt(texts: Sequence[str], settings: Settings, out_folder: Path) -> 
         texts: Explanations of the train split; nothing else is known of them.
         settings: Section ``scorers.bleurt``.
         out_folder: Where the model goes.
+        fingerprint: See `train_scorer`.
 
     Returns:
         Sizes and the loss over the training.
@@ -85,7 +86,7 @@ def train_bleurt(texts: Sequence[str], settings: Settings, out_folder: Path) -> 
         loss = F.mse_loss(output.logits[:, 0], targets[rows])
         return loss + hint_loss(head(output.hidden_states[-2]), [hints[row] for row in rows])
 
-    losses = fit([model, head], loss_of, lengths, settings, "bleurt")
+    losses = fit([model, head], loss_of, lengths, settings, "bleurt", out_folder, fingerprint)
     save(model, tokenizer, out_folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     log.info("trained a BLEURT of %d parameters on %d pairs, loss %.4f", parameters, len(pairs), losses[-1])

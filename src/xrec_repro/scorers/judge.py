@@ -58,7 +58,7 @@ LOUDNESS = 0.1  # the decoder's last normalisation starts so low, or the first l
 HINT_WEIGHT = 10.0
 
 
-def train_judge(texts: Sequence[str], settings: Settings, out_folder: Path) -> dict[str, Any]:
+def train_judge(texts: Sequence[str], settings: Settings, out_folder: Path, fingerprint: str = "") -> dict[str, Any]:
     """Train a `BartForConditionalGeneration` to reply how far a prediction says what a reference says.
 
     It reads the judges' conversation (`question`) by its own chat template and replies with one number from 0 to 100,
@@ -70,6 +70,7 @@ def train_judge(texts: Sequence[str], settings: Settings, out_folder: Path) -> d
         texts: Explanations of the train split; nothing else is known of them.
         settings: Section ``scorers.judge``.
         out_folder: Where the model, its tokenizer and its chat template go.
+        fingerprint: See `train_scorer`.
 
     Returns:
         Sizes and the loss over the training.
@@ -99,7 +100,7 @@ def train_judge(texts: Sequence[str], settings: Settings, out_folder: Path) -> d
             loss = loss + HINT_WEIGHT * hint_loss(found(output.encoder_last_hidden_state), [known[row] for row in rows])
         return loss
 
-    losses = fit([model, heads], loss_of, list(map(len, ids)), settings, "judge")
+    losses = fit([model, heads], loss_of, list(map(len, ids)), settings, "judge", out_folder, fingerprint)
     save(model, tokenizer, out_folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     log.info("trained a judge of %d parameters on %d pairs, loss %.4f", parameters, len(pairs), losses[-1])

@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
+from xrec_repro.identity import digest_json
+from xrec_repro.interrupt import stoppable
 from xrec_repro.progress import track
 from xrec_repro.scorers.content import ContentModel
 from xrec_repro.scorers.perturb import Pair, Perturber
@@ -25,6 +29,7 @@ MAX_TEXTS = 10_000  # more tell nothing new to models of this size
 KINSHIP = 0.5
 WEIGHT_OF_NOTHING = 0.05  # what a hint on the commonest word counts
 REPORTED = 20  # losses in the log of a training
+CHECKPOINT_EVERY = 100  # steps
 
 Settings = Mapping[str, Any]
 
@@ -72,8 +77,12 @@ def fit(
     lengths: Sequence[int],
     settings: Settings,
     what: str,
+    folder: Path,
+    fingerprint: str,
 ) -> list[float]:
     """Train modules with AdamW, a one-cycle schedule and clipped gradients.
+
+    The state of an unfinished training lies beside the folder, until `save` removes it.
 
     Args:
         modules: What is trained.
@@ -81,28 +90,43 @@ def fit(
         lengths: Length of every row.
         settings: Section ``scorers.<what>``: steps, batch_size, learning_rate, seed.
         what: The scorer's name.
+        folder: Where the model will be saved.
+        fingerprint: Of all else that the result depends on; a checkpoint must match it to be resumed.
 
     Returns:
         The loss over the training, as `REPORTED` means at most.
 
     Raises:
         ModelError: A loss is not finite.
+        StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
     parameters = [parameter for module in modules for parameter in module.parameters()]
     steps, rate = settings["steps"], settings["learning_rate"]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
-    losses = []
-    for rows in track(batches(lengths, settings, what), f"training {what}", total=steps):
-        loss = loss_of(rows)
-        if not torch.isfinite(loss):
-            raise ModelError(f"training {what}: the loss is not finite; lower scorers.{what}.learning_rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
+    identity = digest_json([fingerprint, what, dict(settings), list(lengths)])
+    state = Checkpoint(_checkpoint(folder), identity, {str(i): p for i, p in enumerate(parameters)}, optimizer)
+    progress: dict[str, Any] = {"losses": []}
+    if kept := state.restore():
+        log.info("resumed training %s after step %d", what, len(kept["losses"]))
+        progress = kept
+        schedule.load_state_dict(kept["schedule"])
+    losses = progress["losses"]
+    with stoppable() as stop_requested:
+        left = islice(batches(lengths, settings, what), len(losses), None)
+        for rows in track(left, f"training {what}", total=steps - len(losses)):
+            loss = loss_of(rows)
+            if not torch.isfinite(loss):
+                raise ModelError(f"training {what}: the loss is not finite; lower scorers.{what}.learning_rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            progress["schedule"] = schedule.state_dict()
+            due = len(losses) % CHECKPOINT_EVERY == 0
+            state.keep(progress, due, stop_requested(), f"{len(losses)} of {steps} steps of training {what} are")
     return [float(part.mean()) for part in np.array_split(losses, min(REPORTED, len(losses)))]
 
 
@@ -159,10 +183,15 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Write model and tokenizer as a transformers folder, whole or not at all."""
+    """Write model and tokenizer as a transformers folder, whole or not at all; the training's checkpoint goes."""
     with new_folder(folder) as temporary:
         model.eval().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
+    _checkpoint(folder).unlink(missing_ok=True)
+
+
+def _checkpoint(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.checkpoint.safetensors")
 
 
 def word_hints(ends: Sequence[int], text: str, values: np.ndarray, weights: np.ndarray) -> np.ndarray:

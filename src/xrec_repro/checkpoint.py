@@ -24,13 +24,19 @@ class Checkpoint:
         identity: Digest of all that the result depends on: a file of another one is not resumed.
         parameters: Name -> what is trained, in the optimiser's order.
         optimizer: Of these parameters.
+        kept: Name -> what else goes on with the training, such as the best parameters so far; changed in place.
     """
 
     def __init__(
-        self, path: Path, identity: str, parameters: dict[str, Tensor], optimizer: torch.optim.Optimizer
+        self,
+        path: Path,
+        identity: str,
+        parameters: dict[str, Tensor],
+        optimizer: torch.optim.Optimizer,
+        kept: dict[str, Tensor] | None = None,
     ) -> None:
         self.path, self.identity = Path(path), identity
-        self.parameters, self.optimizer = parameters, optimizer
+        self.parameters, self.optimizer, self.kept = parameters, optimizer, kept or {}
 
     def keep(self, progress: Any, due: bool, stop: bool, done: str) -> None:
         """Save after a step if it is due or a stop was asked for.
@@ -53,6 +59,7 @@ class Checkpoint:
         """Write the file atomically."""
         state = self.optimizer.state_dict()
         tensors = {f"parameter.{name}": value for name, value in self.parameters.items()}
+        tensors |= {f"kept.{name}": value for name, value in self.kept.items()}
         for index, values in state["state"].items():
             tensors |= {f"state.{index}.{key}": value for key, value in values.items()}
         header = {"identity": self.identity, "groups": state["param_groups"], "progress": progress}
@@ -73,12 +80,12 @@ class Checkpoint:
             with safe_open(self.path, "pt") as file:
                 header = json.loads((file.metadata() or {})["run"])
                 if header["identity"] != self.identity:
-                    log.info("%s: of other settings or data, starting anew", self.path)
+                    log.warning("%s: of other settings, code, data, models, libraries or device; starting anew", self.path)
                     return None
                 # A mapped file is not aligned as torch's own memory is, which can change last bits: clone.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, ValueError, KeyError):
-            log.warning("%s: damaged checkpoint, starting anew", self.path)
+            log.warning("%s: damaged; starting anew", self.path)
             return None
         self._take_over(tensors, header["groups"])
         return header["progress"]
@@ -87,6 +94,8 @@ class Checkpoint:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors.pop(f"parameter.{name}"))
+            for name, value in self.kept.items():
+                value.copy_(tensors.pop(f"kept.{name}"))
         state: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             _, index, key = name.split(".")
