@@ -15,6 +15,8 @@ from xrec_repro.io import atomic_path, remove_scraps
 
 log = logging.getLogger("xrec_repro")
 
+OTHER = "of other settings, code, data, models, libraries or device"  # what is said of what cannot be resumed
+
 
 class Checkpoint:
     """Trained parameters, the optimiser's state and the progress so far, in one safetensors file.
@@ -80,7 +82,7 @@ class Checkpoint:
             with safe_open(self.path, "pt") as file:
                 header = json.loads((file.metadata() or {})["run"])
                 if header["identity"] != self.identity:
-                    log.warning("%s: of other settings, code, data, models, libraries or device; starting anew", self.path)
+                    log.warning("%s: %s; starting anew", self.path, OTHER)
                     return None
                 # A mapped file is not aligned as torch's own memory is, which can change last bits: clone.
                 tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 (not a dict)

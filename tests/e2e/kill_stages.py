@@ -1,4 +1,4 @@
-"""The workflow's four stages that resume, run by their own scripts on a tiny world, to be killed by test_kills.py."""
+"""The workflow's stages that resume, run by their own scripts on a tiny world, to be killed by test_kills.py."""
 
 import os
 import random
@@ -9,21 +9,32 @@ from typing import Any, NamedTuple
 
 import torch
 
+from xrec_repro import provenance
 from xrec_repro.config import load_config, merge, settings
 from xrec_repro.contracts import GRAPH, ITEM_PROFILES, REFERENCES, TEXTS, USER_PROFILES
 from xrec_repro.explainer import pretrain
 from xrec_repro.io import write_table
+from xrec_repro.job import Job
+from xrec_repro.scorers import training
 
 ROOT = Path(__file__).resolve().parents[2]
 # Imported once, in the process that all runs are forked from.
 PRELOAD = [__name__, "transformers.models.llama.modeling_llama", "xrec_repro.explainer.assemble"]
 PRELOAD += ["xrec_repro.explainer.stages", "xrec_repro.explainer.generation", "xrec_repro.recommender.train"]
+PRELOAD += ["xrec_repro.scorers.bart"]
 USERS, ITEMS = 20, 16
 SMALL = {
     "llm": {"scratch": {"epochs": 2, "batch_size": 4, "hidden": 16, "intermediate": 24}},
     "recommender": {"epochs": 30, "patience": 30, "batch_size": 16, "evaluate_every": 3, "k": 5},
     "tuning": {"epochs": 2, "batch_size": 4, "checkpoint_every": 3},
     "generation": {"batch_size": 2},
+}
+SCORER = {"steps": 9, "pairs": 40}
+# What may change between a kill and the next attempt: of the settings, or of what stands around the stage.
+EDITS = {
+    "dtype": {"llm": {"dtype": "bfloat16"}},
+    "setting": {"recommender": {"weight_decay": 1e-5}, "tuning": {"learning_rate": 1e-3}, "generation": {"top_k": 9}},
+    "neutral": {"tuning": {"checkpoint_every": 4, "micro_batch_size": 4}, "generation": {"batch_size": 5}},
 }
 
 
@@ -62,6 +73,7 @@ STAGES = {
         {"partial": "explanations.partial.jsonl"},
         (*TEXT_FILES, "embeddings", "llm", "weights", "config"),
     ),
+    "scorer": Stage("train_scorer", (), {"model": "model"}, {}, ("texts", "references")),
 }
 PRODUCED = {
     "embeddings": "lightgcn/embeddings.safetensors",
@@ -78,13 +90,37 @@ class Named(dict):
         return self[name]
 
 
-def run(name: str, world: Path, folder: Path, moment: tuple[int, int] | None = None) -> None:
-    """Run a stage's script in this process; with a moment, get the signal when it syncs its n-th file."""
+def run(name: str, world: Path, folder: Path, moment: tuple[int, int] | None = None, edit: str | None = None) -> None:
+    """Run a stage's script in this process.
+
+    Args:
+        name: The stage.
+        world: Folder of its inputs.
+        folder: Of its outputs.
+        moment: A signal, and the number of the synced file at which the process gets it.
+        edit: What is not as it was: one of `EDITS`, or code, device or library.
+    """
     if moment:
         _signal_at_sync(*moment)
-    pretrain.CHECKPOINT_EVERY = 3
+    pretrain.CHECKPOINT_EVERY = training.CHECKPOINT_EVERY = 3
     torch.set_num_threads(1)
-    runpy.run_path(str(ROOT / f"workflow/scripts/{STAGES[name].script}.py"), {"snakemake": _job(name, world, folder)})
+    if edit == "library":
+        provenance.versions = lambda *names: dict.fromkeys(names, "9.9")
+    if edit == "device":
+        _pretend_a_gpu()
+    job = _job(name, world, folder, edit)
+    runpy.run_path(str(ROOT / f"workflow/scripts/{STAGES[name].script}.py"), {"snakemake": job})
+
+
+def _pretend_a_gpu() -> None:
+    real = Job.device
+
+    def device(job: Job) -> str:
+        chosen = real(job)
+        job._device = "cuda"
+        return chosen
+
+    Job.device = device
 
 
 def outputs(name: str, folder: Path) -> dict[str, Path]:
@@ -113,19 +149,24 @@ def make_texts(world: Path) -> None:
         write_table(world / f"{kind}_profiles.parquet", profiles, schema)
 
 
-def _job(name: str, world: Path, folder: Path) -> SimpleNamespace:
+def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamespace:
     stage = STAGES[name]
-    every = settings(load_config(ROOT / "config/config.yaml", ROOT / "tests/tiny.yaml"), "glassbox", "xrec")
-    every = merge(every, SMALL)
+    config = load_config(ROOT / "config/config.yaml", ROOT / "tests/tiny.yaml")
+    every = merge(merge(settings(config, "glassbox", "xrec"), SMALL), EDITS.get(edit, {}))
     chosen = {section: every[section] for section in stage.sections}
     chosen |= {"domain": "book", "embedding_width": every["recommender"]["dim"]}
     if name == "llm":
         chosen = every["llm"]["scratch"]
+    if name == "scorer":
+        chosen = config["scorers"]["bart"] | SCORER
     kept = {key: str(folder / file) for key, file in stage.kept.items()}
-    fixed = {"code": "the same", "compute": {"device": "cpu", "threads": 1}, "domain": "book", "shard": "1-of-1"}
+    code = "another" if edit == "code" else "the same"
+    compute = {"device": "cpu", "threads": 1}
+    fixed = {"code": code, "scorer": "bart", "compute": compute, "domain": "book", "shard": "1-of-1"}
+    inputs = {key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}
     return SimpleNamespace(
         rule=stage.script,
-        input=Named({key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}),
+        input=Named({key: [path] if name == "scorer" else path for key, path in inputs.items()}),
         output=Named({key: str(path) for key, path in outputs(name, folder).items()}),
         params=Named({"settings": chosen, **fixed, **kept}),
         wildcards=Named(seed="1"),

@@ -11,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.e2e import kill_stages
 from tests.e2e.kill_stages import STAGES, make_texts, outputs
+from xrec_repro.contracts import GRAPH, REFERENCES
+from xrec_repro.io import write_table
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 RESUMED = {
@@ -22,6 +26,7 @@ RESUMED = {
     "llm": r"resumed pretraining after step (\d+)",
     "tuning": r"resumed tuning after step (\d+)",
     "generation": r"resumed generation after (\d+) examples",
+    "scorer": r"resumed training bart after step (\d+)",
 }
 
 
@@ -42,12 +47,12 @@ def world(forks, tmp_path_factory) -> Path:
     return folder
 
 
-def attempt(forks, name, world, folder, moment=None, delay=None) -> int:
+def attempt(forks, name, world, folder, moment=None, delay=None, edit=None) -> int:
     """Start a stage as Snakemake would, kill it after a delay; return how the process ended."""
     folder.mkdir(exist_ok=True)
     for path in outputs(name, folder).values():  # Snakemake removes what a failed job leaves of these
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    process = forks.Process(target=kill_stages.run, args=(name, world, folder, moment))
+    process = forks.Process(target=kill_stages.run, args=(name, world, folder, moment, edit))
     process.start()
     process.join(delay)
     if process.exitcode is None:
@@ -97,7 +102,7 @@ def test_a_kill_while_state_is_written_loses_one_interval_at_most(forks, world, 
     assert attempt(forks, name, world, tmp_path, (signal.SIGKILL, at)) == -signal.SIGKILL
     assert attempt(forks, name, world, tmp_path) == 0
     resumed = re.findall(RESUMED[name], (tmp_path / "log").read_text())
-    first = {"lightgcn": 3, "llm": 3, "tuning": 3, "generation": 2}[name]
+    first = {"generation": 2}.get(name, 3)
     # Generation has its rows in the file before it syncs; the others rename a file after that.
     states = max(at - 2, 0)
     assert resumed == ([str(states * first)] if states else [])
@@ -114,6 +119,61 @@ def test_a_job_asked_to_stop_saves_and_goes_on_later(forks, world, tmp_path, nam
     assert attempt(forks, name, world, tmp_path) == 0
     assert re.findall(RESUMED[name], (tmp_path / "log").read_text()) == [said[1]]
     assert files(tmp_path) == files(world / name)
+
+
+@pytest.fixture(scope="module")
+def other_world(world, tmp_path_factory) -> Path:
+    """The same with other weights of the language model, and another text; of no job, so that no provenance objects."""
+    folder = tmp_path_factory.mktemp("other") / "world"
+    shutil.copytree(world, folder, ignore=shutil.ignore_patterns("provenance.json"))
+    weights = folder / "llm/model/model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: value + 1e-3 for name, value in tensors.items()}, weights, {"format": "pt"})
+    rows = pq.read_table(folder / "references.parquet").to_pylist()
+    rows = [row | {"reference": f"{row['reference']} so"} for row in rows]
+    write_table(folder / "references.parquet", rows, REFERENCES)
+    graph = pq.read_table(folder / "graph.parquet")
+    write_table(folder / "graph.parquet", graph.take([*range(1, len(graph)), 0]), GRAPH)
+    return folder
+
+
+OF_A_MODEL = ("tuning", "generation")
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        *((name, edit) for name in STAGES for edit in ("code", "device", "library", "inputs")),
+        *((name, edit) for name in OF_A_MODEL for edit in ("dtype", "setting", "weights")),
+        ("lightgcn", "setting"),
+    ],
+)
+def test_a_killed_stage_of_something_else_starts_anew_and_says_so(forks, world, other_world, tmp_path, name, edit):
+    assert attempt(forks, name, world, tmp_path / name, (signal.SIGKILL, 4)) == -signal.SIGKILL
+    place = world
+    if edit == "inputs":
+        place = other_world
+    elif edit == "weights":
+        place = tmp_path / "world"
+        shutil.copytree(world, place, ignore=shutil.ignore_patterns("provenance.json"))
+        shutil.rmtree(place / "llm")
+        shutil.copytree(other_world / "llm", place / "llm")
+    assert attempt(forks, name, place, tmp_path / name, edit=edit) == 0, (tmp_path / name / "log").read_text()
+    log = (tmp_path / name / "log").read_text()
+    assert not re.search(RESUMED[name], log)
+    assert len(re.findall("of other settings, code, data, models, libraries or device; starting anew", log)) == 1
+    assert attempt(forks, name, place, tmp_path / "whole", edit=edit) == 0
+    assert files(tmp_path / name) == files(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", OF_A_MODEL)
+def test_a_killed_stage_goes_on_with_settings_that_change_nothing(forks, world, tmp_path, name):
+    assert attempt(forks, name, world, tmp_path, (signal.SIGKILL, 4)) == -signal.SIGKILL
+    assert attempt(forks, name, world, tmp_path, edit="neutral") == 0
+    log = (tmp_path / "log").read_text()
+    assert re.findall(RESUMED[name], log) == [{"tuning": "6", "generation": "4"}[name]]
+    if name == "generation":
+        assert files(tmp_path) == files(world / name)
 
 
 SLOW_JOB = """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from xrec_repro.checkpoint import OTHER
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
 from xrec_repro.explainer.batching import pad_left
@@ -149,7 +150,7 @@ def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
         except ValueError:
             break
     if not rows or rows[0].get("fingerprint") != fingerprint:
-        log.warning("%s: of other settings, code, data, models, libraries or device; starting anew", path)
+        log.warning("%s: %s; starting anew", path, OTHER)
         return {}
     log.info("resumed generation after %d examples", len(rows) - 1)
     return {row["example_id"]: row for row in rows[1:]}
