@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _need(path: Path) -> Path:
+def need(path: Path) -> Path:
     if path.exists():
         return path
     message = f"{path.name} is not beside the checkout ({path})"
@@ -26,13 +26,4 @@ def root() -> Path:
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of released data and golden numbers that lies beside the checkout."""
-    return _need(ROOT.parent / "shared")
-
-
-@pytest.fixture(scope="session")
-def golden_bundles() -> list[Path]:
-    """Every golden bundle under $XREC_GOLDEN_DIR (default: ../shared/data/golden)."""
-    folder = _need(Path(os.environ.get("XREC_GOLDEN_DIR", ROOT.parent / "shared" / "data" / "golden")))
-    bundles = sorted(path.parent for path in folder.glob("*/golden.json"))
-    assert bundles, f"no bundle with a golden.json in {folder}"
-    return bundles
+    return need(ROOT.parent / "shared")

@@ -1,6 +1,7 @@
 """Equation 1 by hand, the published totals to the printed digits, and no guess for unknown hardware."""
 
 import math
+import re
 import shutil
 
 import pytest
@@ -85,6 +86,14 @@ def test_the_share_of_a_slice_leaves_the_published_recomputation_alone(root, tmp
         ("NVIDIA A100-SXM4-40GB", "A100 node", 0.65),
         ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", "A100 node, MIG slice", 0.65),
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H100 node, MIG slice", 0.91),
+        ("NVIDIA H200", "H200 node", 0.91),
+        ("NVIDIA L40S", "L40S node", 0.56),
+        ("NVIDIA A10", "A10 node", 0.36),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090 node", 0.66),
+        ("NVIDIA GH200 480GB", "GH200 module", 1.0),
+        ("NVIDIA GH200 144G HBM3e", "GH200 module", 1.0),
+        ("AMD Instinct MI300X", "MI300X node", 0.96),
+        ("AMD Instinct MI300X OAM", "MI300X node", 0.96),
     ],
 )
 def test_known_devices(root, name, device, kw):
@@ -92,13 +101,27 @@ def test_known_devices(root, name, device, kw):
     assert (power.device, power.kw, power.reason) == (device, kw, None)
 
 
-@pytest.mark.parametrize("name", ["NVIDIA H100 PCIe", "NVIDIA H100 NVL", "NVIDIA A100 80GB PCIe", "NVIDIA H200", ""])
+OTHERS = ["H100 PCIe", "H100 NVL", "A100 80GB PCIe", "H200 NVL", "L40", "A10G", "A10M", "B200", "GeForce RTX 4090 D"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*(f"NVIDIA {board}" for board in OTHERS), "NVIDIA GeForce RTX 4090 Laptop GPU", "AMD Instinct MI300A", ""],
+)
 def test_other_boards_are_not_taken_for_those(root, name):
     hardware = load_hardware(root / "resources")
     assert find_hardware(name, hardware) is None
     kg, reason = job_emissions(3600, gpu(name), hardware, SETTINGS)
     assert kg is None
     assert reason == f"the power of {name or 'unnamed'} is not known; state it in emissions.node_power_kw.cuda"
+
+
+def test_the_power_of_a_node_is_that_of_the_card_and_the_host_of_its_source(root):
+    rows = [row for row in load_hardware(root / "resources") if "MIG" not in row.device]
+    for row in rows:
+        host = re.search(r"(?:EPYC 9334|Xeon Platinum 8360Y) (\d+) W", row.source)
+        assert row.node_power_kw - row.gpu_power_kw == pytest.approx(int(host[1]) / 1000 if host else 0), row.device
+    assert len(rows) == 8
 
 
 def test_power_can_be_stated_by_kind_or_name_and_name_comes_first(root):
@@ -108,7 +131,7 @@ def test_power_can_be_stated_by_kind_or_name_and_name_comes_first(root):
     stated = SETTINGS | {"node_power_kw": {"cpu": 0.1, "NVIDIA H100": 0.5, "cuda": 2.0}}
     assert job_emissions(3600, cpu, hardware, stated) == (pytest.approx(0.0264), None)
     assert power_of(gpu("NVIDIA H100"), hardware, stated).kw == 0.5
-    assert power_of(gpu("NVIDIA H200"), hardware, stated).kw == 2.0
+    assert power_of(gpu("NVIDIA B200"), hardware, stated).kw == 2.0
     assert power_of(cpu, hardware, {"node_power_kw": None}).kw is None
 
 
@@ -123,7 +146,7 @@ def test_a_cpu_of_which_nothing_is_known_is_charged_an_assumption_that_is_named(
     detected = {"cpu": {"kw": 0.2, "source": "a table"}, "gpu": None}
     assert power_of(cpu, hardware, settings, detected).source == "a table"
     assert power_of(cpu, hardware, settings | {"node_power_kw": {"cpu": 0.1}}).kw == 0.1
-    assert power_of(gpu("NVIDIA H200"), hardware, settings).kw is None
+    assert power_of(gpu("NVIDIA B200"), hardware, settings).kw is None
 
 
 @pytest.mark.parametrize("key", ["carbon_intensity", "pue"])
