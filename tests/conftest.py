@@ -1,9 +1,14 @@
 """Fixtures shared by all tests."""
 
+import fcntl
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.dag.edits import copy_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -27,3 +32,29 @@ def root() -> Path:
 def shared() -> Path:
     """The folder of released data and golden numbers that lies beside the checkout."""
     return need(ROOT.parent / "shared")
+
+
+def run(root: Path, folder: Path, *targets: str, overlays: list[Path] | None = None) -> str:
+    """Run the workflow in a folder, by default the tiny one; return what Snakemake printed."""
+    binaries = Path(sys.executable).parent
+    command = [str(binaries / "snakemake"), "--snakefile", str(root / "Snakefile"), "--directory", str(folder)]
+    command += ["--cores", "2", "--configfile", *map(str, overlays or [root / "tests/tiny.yaml"]), "--", *targets]
+    environment = os.environ | {"PATH": f"{binaries}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="session")
+def finished(root, tmp_path_factory) -> Path:
+    """A copy of the checkout with a finished tiny run, made once for all processes of a session; nobody may change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            copy_checkout(root, folder)
+            run(folder, folder)
+            (folder / "done").touch()
+    return folder

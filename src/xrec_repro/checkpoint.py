@@ -10,12 +10,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from xrec_repro.identity import OTHER
 from xrec_repro.interrupt import StoppedError
 from xrec_repro.io import atomic_path, remove_scraps
 
 log = logging.getLogger("xrec_repro")
-
-OTHER = "of other settings, code, data, models, libraries or device"  # what is said of what cannot be resumed
 
 
 class Checkpoint:

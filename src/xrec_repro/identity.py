@@ -18,6 +18,7 @@ from typing import Any
 from xrec_repro.errors import ModelError
 
 PACKAGE = Path(__file__).parent
+OTHER = "of other settings, code, data, models, libraries or device"  # what is said of what cannot go on
 
 # --- Code ---------------------------------------------------------------------------------------------------------
 # How jobs are run, watched and recorded. No digest of code sees these modules; raise the number by hand when a change
@@ -25,7 +26,7 @@ PACKAGE = Path(__file__).parent
 RUNTIME_VERSION = 1
 RUNTIME = frozenset(
     {
-        *("accounting.attempts", "accounting.energy", "checkpoint"),
+        *("accounting.attempts", "accounting.energy", "checkpoint", "partial"),
         *("errors", "identity", "interrupt", "io", "job", "progress", "provenance"),
     }
 )

@@ -1,9 +1,6 @@
 """The whole workflow on a tiny world, as a user runs it."""
 
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -12,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests.conftest import run
 from tests.dag.test_dry_runs import dry_run, jobs
 from xrec_repro.cli import main
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.io import read_json
 
-SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 FIGURES = ("figure2", "figure2_zoomed", "figure3", "figure4", "embeddings")
 EXPERIMENTS = ("xrec", "no_profile", "no_embeddings", "fixed_moe")
 SAME_BYTES = (
@@ -37,23 +34,6 @@ SAME_BYTES = (
     "glassbox/shared/lightgcn/seed1/embeddings.safetensors",
     "glassbox/shared/llm/model/model.safetensors",
 )
-
-
-def run(root: Path, folder: Path, *targets: str, overlays: list[Path] | None = None) -> str:
-    """Run the workflow in a folder, by default the tiny one; return what Snakemake printed."""
-    environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
-    command = [SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder), "--cores", "2"]
-    command += ["--configfile", *map(str, overlays or [root / "tests/tiny.yaml"]), "--", *targets]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def finished(root, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("first")
-    run(root, folder)
-    return folder
 
 
 @pytest.fixture
@@ -134,8 +114,8 @@ def test_no_checkpoint_or_partial_file_is_left(results):
     assert not [p for p in results.rglob("*") if "checkpoint" in p.name or "partial" in p.name or p.suffix == ".tmp"]
 
 
-def test_a_second_run_has_nothing_to_do(root, finished):
-    assert "Nothing to be done" in run(root, finished)
+def test_a_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in run(finished, finished)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +141,7 @@ def test_an_edit_reruns_what_depends_on_it(root, finished, tmp_path, change, rer
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump(change))
     tiny = str(root / "tests/tiny.yaml")
-    found = jobs(dry_run(root, finished, "--cores", "2", "--configfile", tiny, str(overlay)))
+    found = jobs(dry_run(finished, finished, "--cores", "2", "--configfile", tiny, str(overlay)))
     assert {name: found.get(name) for name in reruns} == reruns
     assert not keeps & set(found)
 
@@ -172,9 +152,10 @@ def test_another_folder_gives_the_same_bytes(root, results, tmp_path):
         assert (results / name).read_bytes() == (tmp_path / "results/tiny" / name).read_bytes(), name
 
 
-def test_shards_give_the_same_bytes(root, finished, tmp_path):
+def test_shards_give_the_same_bytes(finished, tmp_path):
     folder, overlay = tmp_path / "run", tmp_path / "overlay.yaml"
     shutil.copytree(finished, folder)
+    root = folder
     overlay.write_text(yaml.safe_dump({"scatter": {"generation": 3, "judging": 2}}))
     overlays, own = [root / "tests/tiny.yaml", overlay], "results/tiny/glassbox/xrec/seed1"
     target = f"{own}/metrics/llamascore/summary.json"

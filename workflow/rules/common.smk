@@ -11,7 +11,9 @@ from xrec_repro.config import (
     expand_sweeps,
     experiment_pairs,
     gpus_of_a_job,
+    load_config,
     load_schema,
+    merge,
     settings,
     sweep_members,
 )
@@ -33,6 +35,8 @@ try:
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
+# Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
+config.update(merge(load_config(WORKFLOW / "config/config.yaml"), config))
 LISTED = experiment_pairs(config)  # what tables and figures show unless they name more: sweeps add to the run
 config.update(expand_sweeps(config))
 

@@ -1,14 +1,11 @@
 """Explanations for a list of examples: batched exactly, appended as they come, resumed after a kill."""
 
-import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from xrec_repro.checkpoint import OTHER
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
 from xrec_repro.explainer.batching import pad_left
@@ -17,7 +14,8 @@ from xrec_repro.explainer.examples import draw_subset
 from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.prompts import Encoded, Example
 from xrec_repro.interrupt import StoppedError, stoppable
-from xrec_repro.io import names_full_disk, remove_scraps, write_table, write_text
+from xrec_repro.io import write_table
+from xrec_repro.partial import Partial
 from xrec_repro.progress import track
 from xrec_repro.shards import WHOLE, Shard
 
@@ -68,24 +66,25 @@ def generate(
     # Encoding all of them first also finds a prompt that is too long before hours of work.
     encoded = {e.example_id: explainer.encoder.test(e, settings["max_new_tokens"]) for e in examples}
     batches = shard.deal(_batches(examples, encoded, settings["batch_size"]))
-    done = _read_partial(partial, fingerprint)
-    with names_full_disk(partial), stoppable() as stop_requested, _append(partial, fingerprint, done) as stream:
+    kept = Partial(partial, fingerprint)
+    done = {row["example_id"]: row for row in kept.rows}
+    if done:
+        log.info("resumed generation after %d examples", len(done))
+    with stoppable() as stop_requested, kept:
         for batch in track(batches, "generation"):
             if all(example.example_id in done for example in batch):
                 continue
             rows = [encoded[example.example_id] for example in batch]
-            for row in explain_batch(explainer, batch, settings, seed, rows):
-                done[row["example_id"]] = row
-                stream.write(json.dumps(row, ensure_ascii=False) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+            found = explain_batch(explainer, batch, settings, seed, rows)
+            kept.add(found)
+            done |= {row["example_id"]: row for row in found}
             after_batch(len(done))
             if stop_requested():
                 raise StoppedError(f"{len(done)} explanations are", partial)
     mine = {example.example_id for batch in batches for example in batch}
     rows = [done[example.example_id] for example in examples if example.example_id in mine]
     write_table(out, rows, EXPLANATIONS)
-    partial.unlink()
+    kept.remove()
     reasons = Counter(row["finish_reason"] for row in rows)
     return {"explanations": len(rows), "test_examples": test_examples, "finish_reasons": dict(sorted(reasons.items()))}
 
@@ -136,29 +135,3 @@ def clean_text(tokenizer: Any, result: Decoded, template: str) -> str:
     """Decode generated ids; with the template ``code`` the text ends before its first "["."""
     text = tokenizer.decode(result.ids, skip_special_tokens=True)
     return (text.split("[")[0] if template == "code" else text).strip()
-
-
-def _read_partial(path: Path, fingerprint: str) -> dict[str, dict[str, Any]]:
-    """Read finished rows; a last line cut off by a kill is dropped."""
-    if not path.is_file():
-        return {}
-    rows = []
-    # Not splitlines: texts may hold other ends of lines, which JSON leaves as they are.
-    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    if not rows or rows[0].get("fingerprint") != fingerprint:
-        log.warning("%s: %s; starting anew", path, OTHER)
-        return {}
-    log.info("resumed generation after %d examples", len(rows) - 1)
-    return {row["example_id"]: row for row in rows[1:]}
-
-
-def _append(path: Path, fingerprint: str, done: dict[str, dict[str, Any]]) -> TextIO:
-    """Open the partial file for appending, rewritten to whole lines (atomically: a kill must not lose them)."""
-    remove_scraps(path)
-    rows = [{"fingerprint": fingerprint}, *done.values()]
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-    return path.open("a", encoding="utf-8")
