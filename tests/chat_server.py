@@ -14,9 +14,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Fault:
     """What goes wrong with one request.
 
-    kind: ``status`` (an error reply), ``garbled_body`` (a reply that is not JSON), ``content`` (a well-formed
-    reply whose answer is `text`), ``drop`` (the connection closes without a reply), ``hang`` (no reply for
-    `seconds`).
+    kind: ``status`` (a reply of that status: an error, or `body`), ``garbled_body`` (a reply that is not JSON),
+    ``content`` (a well-formed reply whose answer is `text`), ``drop`` (the connection closes without a reply),
+    ``hang`` (no reply for `seconds`).
     """
 
     kind: str
@@ -25,6 +25,7 @@ class Fault:
     text: str = ""
     finish_reason: str = "stop"
     seconds: float = 5.0
+    body: str | None = None
 
 
 def expected_summary(message: str) -> str:
@@ -40,6 +41,7 @@ class ChatServer:
         faults: What happens to the next requests, one entry each; None is a request that goes well.
         delay_s: Seconds that every answer takes.
         most_at_once: The largest number of requests that were under way together.
+        answers_as: Model and fingerprint that the next replies name; else the model that was asked for.
     """
 
     def __init__(self, faults: list[Fault | None] | None = None, delay_s: float = 0.0):
@@ -47,6 +49,7 @@ class ChatServer:
         self.faults = deque(faults or [])
         self.delay_s = delay_s
         self.most_at_once = 0
+        self.answers_as: list[tuple[str | None, str | None]] = []
         self._under_way = 0
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -79,6 +82,10 @@ class ChatServer:
             self.most_at_once = max(self.most_at_once, self._under_way)
             return self.faults.popleft() if self.faults else None
 
+    def _name(self) -> tuple[str | None, ...]:
+        with self._lock:
+            return self.answers_as.pop(0) if self.answers_as else ()
+
     def _end(self) -> None:
         with self._lock:
             self._under_way -= 1
@@ -100,11 +107,12 @@ class ChatServer:
                 if self.path != "/v1/chat/completions":
                     self._send(404, json.dumps({"error": {"message": f"no route {self.path}"}}))
                 elif fault is None:
-                    self._send(200, completion(body, answer(body), "stop"))
+                    self._send(200, completion(body, answer(body), "stop", *server._name()))
                 elif fault.kind == "status":
                     echoed = self.headers.get("Authorization", "")
                     error = {"error": {"message": f"{fault.text or 'refused'} (you sent {echoed})"}}
-                    self._send(fault.status, json.dumps(error), fault.headers)
+                    text = json.dumps(error) if fault.body is None else fault.body
+                    self._send(fault.status, text, fault.headers)
                 elif fault.kind == "garbled_body":
                     self._send(200, '{"choices": [{"mess')
                 elif fault.kind == "content":
@@ -140,11 +148,12 @@ def answer(body: dict) -> str:
     return summary if "STRING" in system else json.dumps({"summarization": summary})
 
 
-def completion(body: dict, content: str, finish_reason: str) -> str:
-    """Return the body of a successful reply."""
+def completion(body: dict, content: str, finish_reason: str, model: str | None = "", fingerprint=None) -> str:
+    """Return the body of a successful reply; a model that is "" is the one asked for."""
+    named = {"model": body["model"] if model == "" else model, "system_fingerprint": fingerprint}
     choice = {
         "index": 0,
         "message": {"role": "assistant", "content": content},
         "finish_reason": finish_reason,
     }
-    return json.dumps({"id": "c", "object": "chat.completion", "model": body["model"], "choices": [choice]})
+    return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], **named})

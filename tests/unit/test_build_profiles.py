@@ -60,6 +60,9 @@ class Echo:
         self.reviews = list(reviews)
         return [f"because {review.review}" for review in reviews]
 
+    def report(self):
+        return {"answered_by": "echo"}
+
 
 def _core(folder: Path, edges=EDGES, prefix: str = "") -> tuple[Path, Path, Path, Path]:
     """Write a core, its graph and its pairs; user ids are u0, u1, … and item ids i0, i1, …"""
@@ -121,7 +124,8 @@ def test_everyone_gets_a_profile_and_held_out_reviews_stay_out(tmp_path, domain)
 @pytest.mark.parametrize(("domain", "reviews"), [("book", [0, 0, 0]), ("business", [1, 1, 1])])
 def test_a_writer_sees_train_edges_only_and_reviews_of_businesses(tmp_path, domain, reviews):
     echo = Echo()
-    _, users, items = _profiles(tmp_path, _core(tmp_path), domain, settings={"backend": "chat"}, chat=echo)
+    report, users, items = _profiles(tmp_path, _core(tmp_path), domain, settings={"backend": "chat"}, chat=echo)
+    assert report["answered_by"] == "echo"
     assert [len(item.reviews) for item in echo.items] == reviews
     assert items == ["profile of Title 0", "profile of Title 1", "profile of Title 2"]
     assert users == ["likes 2", "likes 1", NEUTRAL_USER]
@@ -165,6 +169,7 @@ def test_published_profiles_take_the_first_text_and_count_the_others(tmp_path):
 def test_written_references_use_each_pairs_own_review(tmp_path):
     echo, core = Echo(), _core(tmp_path)
     report, references = _references(tmp_path, core, settings={"references": "chat"}, chat=echo)
+    assert report["answered_by"] == "echo"
     written = {row["example_id"]: row["reference"] for row in references}
     assert written == {f"e{n}": f"because {edge[3]}" for n, edge in enumerate(EDGES) if edge[3]}
     assert report["dropped"] == 1

@@ -10,19 +10,20 @@ import sys
 import textwrap
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
 import pytest
 
 from tests.chat_server import ChatServer, Fault, expected_summary
+from tests.fixed_model import END, OTHER_END, fixed_model
 from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.profiles import prompts
-from xrec_repro.profiles.cache import AnswerCache
-from xrec_repro.profiles.chat import ChatBackend, answer_key, read_answer
-from xrec_repro.profiles.chat_models import MAX_WAIT_S, Completion
+from xrec_repro.profiles.cache import AnswerCache, answer_key
+from xrec_repro.profiles.chat import ChatBackend, read_answer
+from xrec_repro.profiles.chat_models import MAX_WAIT_S
 from xrec_repro.profiles.records import ItemText, ReviewText, UserEntry, UserText
+from xrec_repro.profiles.replies import Completion
 
 KEY_VARIABLE = "XREC_TEST_CHAT_KEY"
 LONG = " ".join(f"word{n}" for n in range(60))
@@ -187,6 +188,38 @@ def test_a_lasting_failure_ends_after_the_attempts(tmp_path, fault, problem):
         assert len(server.requests) == 3
 
 
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ('{"error": {"message": "Rate limit exceeded", "code": 429}}', "status 429 (Rate limit exceeded)"),
+        ('{"error": "Model is\\nloading"}', "last problem: Model is loading;"),
+        ('{"detail": "Busy"}', "last problem: Busy;"),
+        ("<html><title>Sign in</title></html>", "a web page, no chat completion: Sign in"),
+        ("", "the reply is empty"),
+        ('{"error": {"message": "No such key {key}", "code": 503}}', "status 503 (No such key [key])"),
+    ],
+)
+def test_the_servers_words_in_a_reply_of_status_200_are_shown(tmp_path, monkeypatch, body, problem):
+    monkeypatch.setenv(KEY_VARIABLE, "sk-very-secret-4711")
+    fault = Fault("status", 200, {"Retry-After": "7"}, body=body.replace("{key}", "sk-very-secret-4711"))
+    waits = []
+    with ChatServer([fault] * 2) as server:  # it passes
+        assert backend(server, tmp_path, waits).item_profiles(books(1)) == book_profiles(1)
+    assert waits == [7.0, 7.0]
+    with ChatServer([fault] * 3) as server, pytest.raises(ModelError) as caught:
+        backend(server, tmp_path / "b").item_profiles(books(1))
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value) and "sk-very" not in str(caught.value)
+
+
+def test_a_refusal_in_a_reply_of_status_200_fails_at_once(tmp_path):
+    fault = Fault("status", 200, body='{"error": {"message": "Wrong key", "code": 401}}')
+    with ChatServer([fault]) as server:
+        with pytest.raises(ModelError, match=rf"an error in status 200, status 401 \(Wrong key\); .*{KEY_VARIABLE}"):
+            backend(server, tmp_path).item_profiles(books(1))
+        assert len(server.requests) == 1
+
+
 def test_retry_after_is_honoured_and_bounded(tmp_path):
     soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
     headers = ["7", "0.25", "86400", soon, "Wed, 01 Jan 2020 00:00:00 GMT"]
@@ -211,7 +244,7 @@ def test_the_jitter_follows_the_seed(tmp_path):
         with ChatServer([Fault("drop")] * 2) as server:
             waits[run] = []
             chat = ChatBackend(
-                settings(server.url), "book", tmp_path / str(run), 50, seed=seed, sleep=waits[run].append
+                settings(server.url, revision="r1"), "book", tmp_path / str(run), 50, seed=seed, sleep=waits[run].append
             )
             chat.item_profiles(books(1))
     assert waits[0] == waits[1] != waits[2]
@@ -323,6 +356,15 @@ def test_a_lone_surrogate_becomes_text_that_can_be_written(tmp_path):
         assert backend(server, tmp_path).item_profiles(books(1)) == ["Fans ?"]
 
 
+def test_a_thought_is_no_part_of_a_reference(tmp_path):
+    cut, whole = "<think>\nOne reason is", "<think>\nOne.\n</think>\n\nThe user enjoys its coffee."
+    with ChatServer([Fault("content", text=cut, finish_reason="length"), Fault("content", text=whole)]) as server:
+        assert backend(server, tmp_path).references([ReviewText("Coffee.")]) == ["The user enjoys its coffee."]
+    faults = [Fault("content", text=cut, finish_reason="length")] * 3
+    with ChatServer(faults) as server, pytest.raises(ModelError, match="thought was cut off at max_new_tokens; raise"):
+        backend(server, tmp_path).references([ReviewText("Tea.")])
+
+
 def test_deep_nesting_is_an_unusable_answer():
     text, problem = read_answer("item", Completion('{"a":' * 3000, truncated=True), 50)
     assert text == ""
@@ -382,24 +424,9 @@ def test_a_rerun_asks_nothing(tmp_path):
 def test_a_full_cache_needs_neither_server_nor_key(tmp_path, monkeypatch):
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     with ChatServer() as server:
-        backend(server, tmp_path).item_profiles(books(2))
-    remote = ChatBackend(settings("https://chat.example.org/v1"), "book", tmp_path, 50)
+        backend(server, tmp_path, revision="r1").item_profiles(books(2))
+    remote = ChatBackend(settings("https://chat.example.org/v1", revision="r1"), "book", tmp_path, 50)
     assert remote.item_profiles(books(2)) == book_profiles(2)
-
-
-@pytest.mark.parametrize(
-    "change", [{"model": "other"}, {"revision": "abc"}, {"temperature": 0.5}, {"max_new_tokens": 80}]
-)
-def test_settings_that_decide_the_answer_are_part_of_the_key(change):
-    base = settings("http://127.0.0.1:1/v1")
-    assert answer_key(base | change, "s", "m") != answer_key(base, "s", "m")
-    assert answer_key(base, "s", "n") != answer_key(base, "s", "m") != answer_key(base, "t", "m")
-
-
-def test_settings_that_do_not_decide_the_answer_are_no_part_of_the_key():
-    base = settings("http://127.0.0.1:1/v1")
-    other = {"base_url": "http://127.0.0.1:2/v1", "attempts": 9, "concurrency": 9, "timeout_s": 9}
-    assert answer_key(base | other, "s", "m") == answer_key(base, "s", "m")
 
 
 def test_answers_before_a_failure_are_kept(tmp_path):
@@ -434,43 +461,61 @@ def test_answers_before_a_kill_are_kept(tmp_path):
         kept = AnswerCache(tmp_path)
         before = len(kept)
         assert 0 < before < 40
+        system = {"role": "system", "content": prompts.system_prompt("amazon", "item")}
+        questions = {message: [system, {"role": "user", "content": message}] for message in book_messages(40)}
+        in_cache = [text for text in questions if kept.get(answer_key(settings(server.url), questions[text]))]
         assert backend(server, tmp_path).item_profiles(books(40)) == book_profiles(40)
         asked = server.asked()
-    system = prompts.system_prompt("amazon", "item")
-    keys = [answer_key(settings(server.url), system, message) for message in book_messages(40)]
-    in_cache = [message for message, key in zip(book_messages(40), keys, strict=True) if key in kept]
     assert len(in_cache) == before
     assert all(asked[message] == 1 for message in in_cache)
 
 
-def test_a_half_written_line_is_dropped_and_replaced(tmp_path):
+# --- Which model answers --------------------------------------------------------------------------------------
+
+
+def test_who_answered_is_kept_and_reported(tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="xrec_repro")
     with ChatServer() as server:
-        backend(server, tmp_path).item_profiles(books(3))
-        file = tmp_path / "answers.jsonl"
-        file.write_bytes(file.read_bytes()[:-9])
-        assert backend(server, tmp_path).item_profiles(books(3)) == book_profiles(3)
-        assert len(server.requests) == 4
-        assert len(AnswerCache(tmp_path)) == 3
-        lines = file.read_text().splitlines()
-    assert [sorted(json.loads(line)) for line in lines] == [["answer", "key"]] * 3
+        server.answers_as = [("tiny-0125", "fp_1"), ("tiny-0125", "fp_2"), ("tiny-0125", "fp_1")]
+        chat = backend(server, tmp_path)
+        chat.item_profiles(books(3))
+    assert chat.report() == {"answered_by": "tiny-0125", "fingerprints": ["fp_1", "fp_2"]}
+    said = [record for record in caplog.records if "asked for the model tiny, and tiny-0125 answers" in record.message]
+    assert [record.levelname for record in said] == ["INFO"]  # an alias, said once
+    again = backend(server, tmp_path)
+    again.item_profiles(books(3))
+    assert again.report() == chat.report()
 
 
-def test_a_spoilt_line_is_named(tmp_path):
-    cache = AnswerCache(tmp_path)
-    cache.add("a", "A.")
-    with cache.path.open("a") as stream:
-        stream.write('{"key": "b"}\n')
-    with pytest.raises(DataError, match=r"answers.jsonl:2: not a cached answer; delete that line"):
-        AnswerCache(tmp_path)
+def test_another_model_than_asked_for_is_a_warning(tmp_path, caplog):
+    with ChatServer() as server:
+        server.answers_as = [("other", "")] * 2
+        backend(server, tmp_path).item_profiles(books(2))
+    assert [r.levelname for r in caplog.records if "and other answers" in r.message] == ["WARNING"]
 
 
-def test_many_writers_leave_whole_lines(tmp_path):
-    caches = [AnswerCache(tmp_path) for _ in range(4)]
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: caches[n % 4].add(f"key{n}", f"answer {n} " * 50), range(200)))
-    read = AnswerCache(tmp_path)
-    assert len(read) == 200
-    assert all(read[f"key{n}"] == f"answer {n} " * 50 for n in range(200))
+def test_texts_of_two_models_do_not_mix(tmp_path):
+    both = r"tiny-1 answered before, now tiny-2; .* set profiles\.chat\.model .* profiles\.chat\.revision"
+    with ChatServer() as server:
+        server.answers_as = [("tiny-1", ""), ("tiny-2", "")]
+        with pytest.raises(ModelError, match=f"^item 1: {both}"):
+            backend(server, tmp_path).item_profiles(books(2))
+        server.answers_as = [("tiny-2", "")]
+        with pytest.raises(ModelError, match=both):  # one kept answer of the first model
+            backend(server, tmp_path).item_profiles(books(2))
+        assert len(AnswerCache(tmp_path)) == 1
+        server.answers_as = [("tiny-2", "")] * 2
+        chat = backend(server, tmp_path, revision="second")
+        chat.item_profiles(books(2))
+    assert chat.report()["answered_by"] == "tiny-2"
+
+
+def test_a_server_that_does_not_say_who_answers(tmp_path):
+    with ChatServer() as server:
+        server.answers_as = [(None, None)] * 2
+        chat = backend(server, tmp_path)
+        assert chat.item_profiles(books(2)) == book_profiles(2)
+    assert chat.report() == {"answered_by": None, "fingerprints": []}
 
 
 # --- The key --------------------------------------------------------------------------------------------------
@@ -488,7 +533,9 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, caplog, capfd)
         assert all(r["headers"]["Authorization"] == f"Bearer {secret}" for r in server.requests)
         assert len(server.requests) == 5
     shown = "".join(traceback.format_exception(caught.value)) + caplog.text + "".join(capfd.readouterr())
-    shown += (tmp_path / "answers.jsonl").read_text() + repr(chat.counts) + repr(vars(chat))
+    kept = list(tmp_path.glob("*/*.json"))
+    assert len(kept) == 2
+    shown += "".join(path.read_text() for path in kept) + repr(chat.counts) + repr(vars(chat))
     assert "[key]" in str(caught.value)  # the server echoed it
     assert secret not in shown
 
@@ -693,3 +740,57 @@ def test_importing_the_backend_imports_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
+
+
+# --- Ends and thoughts of a local model ------------------------------------------------------------------------
+
+
+def said_by(folder, tmp_path, **changes):
+    return local(folder, tmp_path / "cache", max_words=20, **changes).references([ReviewText("Vast.")])
+
+
+@pytest.mark.parametrize("end", [END, OTHER_END])
+def test_every_end_of_the_generation_configuration_ends_a_reply(tmp_path, end):
+    folder = fixed_model(tmp_path / "m", ["They like", " it.", end, " And more."])
+    assert said_by(folder, tmp_path) == ["They like it."]
+
+
+def test_an_end_of_the_tokenizer_alone_ends_a_reply_too(tmp_path):
+    folder = fixed_model(tmp_path / "m", ["They like", " it.", END, " And more."])
+    file = folder / "generation_config.json"
+    for ends in ("2", "[2]", "null"):
+        kept = json.loads(file.read_text()) | {"eos_token_id": json.loads(ends)}
+        file.write_text(json.dumps(kept))
+        assert said_by(folder, tmp_path / ends) == ["They like it."]
+
+
+@pytest.mark.parametrize("special", [(), ("[THINK]", "[/THINK]", "<x>")])
+def test_a_local_thought_is_dropped_even_where_its_tags_are_special_tokens(tmp_path, special):
+    folder = fixed_model(tmp_path / "m", ["[THINK]", "One.", "[/THINK]", "They like it.", END], special=special)
+    assert said_by(folder, tmp_path) == ["They like it."]
+    with pytest.raises(ModelError, match="thought was cut off"):
+        said_by(folder, tmp_path / "b", max_new_tokens=2)
+
+
+def test_a_thought_that_the_template_opens_is_one_without_an_end(tmp_path):
+    pieces = ["Hm.", "</think>", "They like it.", END]
+    assert said_by(fixed_model(tmp_path / "m", pieces, opened="<think>"), tmp_path) == ["They like it."]
+    with pytest.raises(ModelError, match="the thought has no end"):
+        said_by(fixed_model(tmp_path / "n", ["Hm.", "They like it.", END], opened="<think>"), tmp_path)
+    with pytest.raises(ModelError, match="thought was cut off"):
+        said_by(fixed_model(tmp_path / "o", pieces, opened="<think>"), tmp_path, max_new_tokens=1)
+
+
+def test_a_local_model_names_itself_by_its_content(tmp_path):
+    one = fixed_model(tmp_path / "m", ["They like it.", END])
+    chat = local(one, tmp_path / "cache")
+    chat.references([ReviewText("Vast.")])
+    assert chat.report()["answered_by"].startswith("m@sha256:")
+    shutil.rmtree(one)
+    fixed_model(one, ["They hate it.", END])
+    from xrec_repro.profiles.cache import _digest_once
+
+    _digest_once.cache_clear()  # within one process a folder is read once
+    other = local(one, tmp_path / "cache")
+    assert other.references([ReviewText("Vast.")]) == ["They hate it."]
+    assert other.report() != chat.report()

@@ -181,6 +181,23 @@ def test_text_ends_before_the_first_bracket(language_model):
     assert stop_tokens(tokenizer, at_bracket=False) == {tokenizer.eos_token_id: "eos"}
 
 
+def test_all_ends_of_the_generation_configuration_end_a_text(monkeypatch, explainer, examples):
+    made, seen = explainer(template="fixed"), []
+    tokenizer, model = made.llm.tokenizer, made.llm.model
+    monkeypatch.setattr(
+        "xrec_repro.explainer.generation.clean_text", lambda *given: (seen.append(given[1].ids), clean_text(*given))[1]
+    )
+    explain_batch(made, examples[:1], GREEDY, 1)
+    (ids,) = seen
+    place = next(place for place in range(2, len(ids)) if ids[place] not in ids[:place])
+    for ends in ([tokenizer.eos_token_id, ids[place]], ids[place]):
+        model.generation_config.eos_token_id = ends
+        assert stop_tokens(tokenizer, False, ends) == {tokenizer.eos_token_id: "eos", ids[place]: "eos"}
+        row = explain_batch(made, examples[:1], GREEDY, 1)[0]
+        assert (row["finish_reason"], row["new_tokens"]) == ("eos", place + 1)
+        assert row["prediction"] == tokenizer.decode(ids[:place], skip_special_tokens=True).strip()
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     strategies.integers(0, 10_000),

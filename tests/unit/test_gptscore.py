@@ -135,6 +135,37 @@ def test_a_reply_that_was_cut_off_is_not_trusted():
         assert values(gpt(server), 1).columns["gptscore"].tolist() == [85.0]
 
 
+@pytest.mark.parametrize("finish", ["length", "stop"])
+def test_a_thought_without_an_end_is_no_score(caplog, finish):
+    thought = Fault("content", text="<think>\nOkay, the 2 texts seem", finish_reason=finish)
+    with ChatServer([thought, *content("<think>2?</think>85")]) as server:
+        assert values(gpt(server), 1).columns["gptscore"].tolist() == [85.0]
+    assert "gptscore: 1 of 1 replies end within a thought; raise metrics.gptscore.max_new_tokens" in caplog.text
+    with ChatServer([thought] * 3) as server, pytest.raises(DataError, match="gptscore: .*not one of 1 examples"):
+        values(gpt(server), 1)
+
+
+def test_the_signature_of_scores_ends_with_the_model_that_answered(by_length, tmp_path):
+    with ChatServer() as server:
+        server.answers_as = [("tiny-0125", "fp_1"), ("tiny-0125", "fp_2"), (None, None)]
+        metric = gpt(server, cache=str(tmp_path))
+        scores = values(metric, 3)
+        assert values(metric, 3).signature == scores.signature == metric.signature + "|answered:tiny-0125"
+        server.answers_as = [(None, None)]
+        assert values(gpt(server), 1).signature == metric.signature + "|answered:-"
+
+
+def test_scores_of_two_models_do_not_mix(by_length, tmp_path):
+    both = r"tiny-1 answered before, now tiny-2; .* set metrics\.gptscore\.model .* metrics\.gptscore\.revision"
+    with ChatServer() as server:
+        server.answers_as = [("tiny-1", ""), ("tiny-2", "")]
+        with pytest.raises(ModelError, match=f"^gptscore: example 2 of 2: {both}"):
+            values(gpt(server, cache=str(tmp_path)), 2)
+        server.answers_as = [("tiny-2", "")]
+        with pytest.raises(ModelError, match=both):
+            values(gpt(server, cache=str(tmp_path)), 2)
+
+
 def test_only_unparsable_replies_are_an_error():
     with ChatServer(content("no", "no")) as server, pytest.raises(DataError, match="gptscore: .*not one of 1 examples"):
         values(gpt(server, attempts=2), 1)
@@ -142,10 +173,16 @@ def test_only_unparsable_replies_are_an_error():
 
 def test_a_rerun_asks_nothing_not_even_what_was_unparsable(tmp_path, monkeypatch):
     with ChatServer(content("85", "no", "20", "never", "ever")) as server:
-        first = values(gpt(server, attempts=2, cache=str(tmp_path)), 3)
+        first = values(gpt(server, attempts=2, cache=str(tmp_path), revision="r1"), 3)
     monkeypatch.delenv(KEY_VARIABLE, raising=False)
     away = GptScore.from_settings(
-        {**SETTINGS, "attempts": 2, "base_url": "https://judge.example.org/v1", "cache": str(tmp_path)}
+        {
+            **SETTINGS,
+            "attempts": 2,
+            "base_url": "https://judge.example.org/v1",
+            "cache": str(tmp_path),
+            "revision": "r1",
+        }
     )
     again = values(away, 3)
     np.testing.assert_array_equal(first.columns["gptscore"], [85, np.nan, 20])
@@ -211,7 +248,9 @@ def test_the_key_is_sent_and_shown_nowhere(tmp_path, monkeypatch, caplog, capfd)
     assert "[key]" in str(caught.value)  # the server echoed it
     assert "\n" not in str(caught.value)
     shown = "".join(traceback.format_exception(caught.value)) + caplog.text + "".join(capfd.readouterr())
-    shown += (tmp_path / "answers.jsonl").read_text() + metric.signature + repr(metric) + repr(vars(metric))
+    kept = list(tmp_path.glob("*/*.json"))
+    assert len(kept) == 3
+    shown += "".join(path.read_text() for path in kept) + metric.signature + repr(metric) + repr(vars(metric))
     assert SECRET not in shown
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import fixed_model as fixed
 from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.metrics._judge import REMINDER, SYSTEM_PROMPT, question
 from xrec_repro.metrics._local_chat import read_shared
@@ -509,6 +510,19 @@ def test_all_ends_of_the_generation_configuration_stop_a_reply(tmp_path):
     metric = llama(folder)
     assert f"|ends:1,{eight}|" in metric.signature
     assert metric._reply({0: question("a", "b")})[0].text == ""
+
+
+@pytest.mark.parametrize("special", [(), ("<think>", "</think>")])
+def test_a_thought_is_no_score(tmp_path, special):
+    folder = fixed.fixed_model(
+        tmp_path / "judge", ["<think>", "2 texts.", "</think>", "85", fixed.END], special=special
+    )
+    assert column(llama(folder, max_new_tokens=8), ["a"], ["b"]) == [85]
+    with pytest.raises(DataError, match="not one of 1 examples"):
+        column(llama(folder, max_new_tokens=2, attempts=1), ["a"], ["b"])
+    opened = fixed.fixed_model(tmp_path / "opened", ["2 texts.", fixed.END], opened="<think>")
+    with pytest.raises(DataError, match="not one of 1 examples"):
+        column(llama(opened, max_new_tokens=8, attempts=1), ["a"], ["b"])
 
 
 # --- Signature and settings -----------------------------------------------------------------------------------

@@ -110,6 +110,24 @@ def test_shards_of_a_served_judge_give_the_bytes_of_the_whole(explanations, monk
     assert asked == len(set(zip(PREDICTIONS, REFERENCES, strict=True))) == ROWS - 1
 
 
+def test_shards_that_different_models_have_scored_do_not_join(explanations, monkeypatch):
+    monkeypatch.setattr("tests.chat_server.answer", lambda body: "50")
+    out = (explanations.parent / "s.parquet", explanations.parent / "s.json")
+    with ChatServer() as server:
+        settings = SERVED | {"base_url": server.url}
+        _, parts = sharded(explanations, "gptscore", settings, 2)
+        for name in (None, "tiny", "other"):
+            server.answers_as = [(name, None)] * ROWS
+            score_shard(explanations, "gptscore", settings, Shard(2, 2), parts[1], "cpu")
+            if name != "other":  # silence contradicts nobody
+                gather_scores(explanations, parts, *out)
+                assert read_json(out[1])["gptscore"]["signature"].endswith("|answered:tiny")
+    with pytest.raises(
+        DataError, match="gptscore: answered tiny in some shards and other in others; scores of two mod"
+    ):
+        gather_scores(explanations, parts, *out)
+
+
 def test_equal_pairs_are_in_one_block(explanations):
     blocks = _blocks._cut(type("Metric", (), {"batch_size": 2})(), PREDICTIONS, REFERENCES)
     assert sorted(row for rows in blocks for row in rows) == list(range(ROWS))

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import Cache
 
+from xrec_repro.end_tokens import end_ids
 from xrec_repro.explainer.batching import Batch, attention_mask
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.kv_cache import roomy_cache
@@ -198,7 +199,7 @@ def _closed_up(live: Collection[int]) -> list[int]:
     return [place if place in live else next(last) for place in range(len(live))]
 
 
-def stop_tokens(tokenizer: Any, at_bracket: bool) -> dict[int, str]:
+def stop_tokens(tokenizer: Any, at_bracket: bool, eos: int | Sequence[int] | None = None) -> dict[int, str]:
     """Find the tokens that end a text.
 
     The original code cuts the text at its first "[": stopping at any token that holds one gives the same text.
@@ -206,11 +207,10 @@ def stop_tokens(tokenizer: Any, at_bracket: bool) -> dict[int, str]:
     Args:
         tokenizer: The language model's.
         at_bracket: Whether "[" ends the text, as the template ``code`` has it.
+        eos: The end tokens of the model's generation configuration, which may be several.
     """
     stops = {}
     if at_bracket:
         vocabulary = tokenizer.get_vocab()
         stops = {index: "bracket" for piece, index in vocabulary.items() if "[" in piece}
-    if tokenizer.eos_token_id is not None:
-        stops[tokenizer.eos_token_id] = "eos"
-    return stops
+    return stops | dict.fromkeys(end_ids(eos, tokenizer.eos_token_id), "eos")

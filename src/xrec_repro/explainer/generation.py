@@ -113,7 +113,9 @@ def explain_batch(
         pad_left([row.without(len(opening)) for row in rows], explainer.pad_id, explainer.llm.device),
         Sampler(settings, seed, [example.example_id for example in batch]),
         settings["max_new_tokens"],
-        stop_tokens(tokenizer, at_bracket=explainer.encoder.template == "code"),
+        stop_tokens(
+            tokenizer, explainer.encoder.template == "code", explainer.llm.model.generation_config.eos_token_id
+        ),
         explainer.read(opening, len(batch)),
     )
     return [
@@ -133,5 +135,7 @@ def explain_batch(
 
 def clean_text(tokenizer: Any, result: Decoded, template: str) -> str:
     """Decode generated ids; with the template ``code`` the text ends before its first "["."""
-    text = tokenizer.decode(result.ids, skip_special_tokens=True)
+    # An end token need not be a special one of the tokenizer.
+    ids = result.ids[:-1] if result.finish_reason == "eos" else result.ids
+    text = tokenizer.decode(ids, skip_special_tokens=True)
     return (text.split("[")[0] if template == "code" else text).strip()

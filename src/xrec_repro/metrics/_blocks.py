@@ -5,7 +5,7 @@ the second attempt, depends on all replies to the first. Blocks are cut from the
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from xrec_repro.errors import DataError
 from xrec_repro.metrics._batches import length_sorted
-from xrec_repro.metrics.base import Metric, Scores
+from xrec_repro.metrics.base import Metric, Scores, with_found
 from xrec_repro.shards import Shard
 
 _PAIRS = 64  # in a block, rounded up to whole batches: enough to fill the batches of repeated questions
@@ -28,12 +28,14 @@ class Block:
         rows: Their rows, ascending.
         columns: Column name -> float64 array of shape ``(rows,)``; NaN where a pair could not be scored.
         counts: As in `Scores`, of these pairs.
+        found: What of the signature only the scoring told (`Metric.scored`).
     """
 
     number: int
     rows: list[int]
     columns: dict[str, np.ndarray]
     counts: Mapping[str, float]
+    found: Mapping[str, Any] = field(default_factory=dict)
 
 
 def score_blocks(metric: Metric, predictions: Sequence[str], references: Sequence[str], shard: Shard) -> list[Block]:
@@ -50,9 +52,9 @@ def score_blocks(metric: Metric, predictions: Sequence[str], references: Sequenc
         numbered = [(numbered[0][0], sorted(chain.from_iterable(rows for _, rows in numbered)))]
     blocks = []
     for number, rows in numbered:
-        columns, counts = metric._columns([predictions[row] for row in rows], [references[row] for row in rows])
+        columns, counts, found = metric.scored([predictions[row] for row in rows], [references[row] for row in rows])
         columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
-        blocks.append(Block(number, rows, columns, counts))
+        blocks.append(Block(number, rows, columns, counts, found))
     return blocks
 
 
@@ -60,9 +62,17 @@ def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:
     """Join all blocks of a corpus, in whatever order they come.
 
     Raises:
-        DataError: Not one pair could be scored.
+        DataError: Not one pair could be scored, or different models answered.
     """
     blocks = sorted(blocks, key=lambda block: block.number)
+    found = next((block.found for block in blocks if any(block.found.values())), blocks[0].found)
+    for block in blocks:
+        for key, value in block.found.items():
+            if value not in (None, found[key]):
+                raise DataError(
+                    f"{', '.join(blocks[0].columns)}: {key} {found[key]} in some shards and {value} in others; scores "
+                    "of two models do not mix: name the model exactly and score all shards again"
+                )
     columns = {name: np.full(pairs, np.nan) for name in blocks[0].columns}
     for block in blocks:
         for name, values in block.columns.items():
@@ -70,7 +80,7 @@ def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:
     for name, values in columns.items():
         if np.isnan(values).all():
             raise DataError(f"{name}: not one of {pairs} examples could be scored; look at a few of the texts")
-    return Scores(columns, signature, counts=_join_counts(blocks))
+    return Scores(columns, with_found(signature, found), counts=_join_counts(blocks))
 
 
 def _join_counts(blocks: Iterable[Block]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from xrec_repro.errors import ConfigError
 from xrec_repro.io import digest_json
-from xrec_repro.profiles.chat_models import Completion, Messages
+from xrec_repro.profiles.replies import Completion, Messages, objects, value_of, without_thoughts
 
 log = logging.getLogger("xrec_repro")
 
@@ -30,6 +30,17 @@ _MARKUP = re.compile(r"[*_`]")
 _OWN_SCALE = re.compile(r"(?<![\d.,])0\s*(?:-|–|to|and)\s*100(?![\d.,]\d)(?!\d)|(?:/|\bout\s+of)\s*100(?!\.?\d)")
 _OTHER_SCALE = re.compile(r"(?:/|\bout\s+of)\s*\d")
 _NUMBER = re.compile(r"[-−–]?(?:\d+(?:[.,]\d+)*|\.\d+)(?:[eE][-+]?\d+)?")
+# After a score, not after a count ("the 2 texts"): one of these words, punctuation or nothing.
+_COUNT = re.compile(
+    rf"(?:{_NUMBER.pattern})[ \t]+(?!(?:points?|pts|percent|overall|here|because|as|since|for|given|due|based|"
+    r"considering|and|but|or|in|on|to|with|is|would|seems|fits|reflects)\b)[^\W\d_]",
+    re.IGNORECASE,
+)
+_FIRST = re.compile(
+    rf"[^\w.−–-]*(?:(?:the|my|final|overall|alignment|similarity)\s+)*(?:(?:score|rating|answer|grade)\b)?(?:\s+is)?"
+    rf"[\s:=\"'(]*(?:{_NUMBER.pattern})",
+    re.IGNORECASE,
+)
 _MAY_GO_ON = re.compile(r"(?:[\d.,/–-]|\bof)[ \t]*\Z")
 
 # From the row of each question to its conversation, and from the row to the reply; a row without one was not asked.
@@ -52,21 +63,37 @@ def protocol_digest() -> str:
 def parse_score(reply: str, truncated: bool = False) -> float | None:
     """Read the one number from 0 to 100 in a reply.
 
-    Markup, a percent sign, words around it and the scale (``/100``, ``out of 100``, ``0-100``) are tolerated, and so is
-    the same number twice.
+    Thoughts are left out (`replies.without_thoughts`). Markup, a percent sign, words around the number and the scale
+    (``/100``, ``out of 100``, ``0-100``) are tolerated, and so is the same number twice. A JSON object with the key
+    ``score`` gives it alone; of several the last.
 
     Args:
         reply: What the judge wrote.
-        truncated: Whether it was cut off, so that a number at its end may lack digits.
+        truncated: Whether it was cut off: then only a number with which it begins counts, bare or as "Score: 85", and
+            none at its end, which may lack digits.
 
     Returns:
         The number; None if there is none, there are several, it is outside the range (a sign counts), it is of
-        another scale (``8/10``), it is not written plainly (``85,5``), or it may be cut off.
+        another scale (``8/10``), it is not written plainly (``85,5``), it counts something ("the 2 texts"), it may be
+        cut off, or the reply ends within a thought.
     """
-    if truncated and _MAY_GO_ON.search(reply):
+    answer, problem = without_thoughts(reply, truncated)
+    if problem:
         return None
+    stated = value_of(answer, ["score"], truncated)
+    if stated:
+        return None if isinstance(stated[-1], bool) else _only_number(str(stated[-1]), False)
+    asked_again = [found for found in objects(answer) if {"prediction", "reference"} <= set(found.value)]
+    for found in reversed(asked_again):
+        answer = answer[: found.start] + answer[found.end :]
+    return _only_number(answer, truncated)
+
+
+def _only_number(reply: str, truncated: bool) -> float | None:
     text = _OWN_SCALE.sub(" ", _MARKUP.sub(" ", reply))
-    if _OTHER_SCALE.search(text):
+    if truncated and (_MAY_GO_ON.search(reply) or not _FIRST.match(text)):
+        return None
+    if _OTHER_SCALE.search(text) or _COUNT.search(text):
         return None
     try:
         numbers = {float(found) for found in _NUMBER.findall(text)}
@@ -114,6 +141,10 @@ def judge(
         scores = {row: parse_score(reply.text, reply.truncated) for row, reply in replies.items()}
         for row, score in scores.items():
             values[equal[row]] = np.nan if score is None else score
+        cut = sum(without_thoughts(reply.text, reply.truncated)[1] != "" for reply in replies.values())
+        if cut:
+            remedy = f"raise metrics.{name}.max_new_tokens, or switch the model's thinking off"
+            log.warning("%s: %d of %d replies end within a thought; %s", name, cut, len(replies), remedy)
         pending = {row: _ask_again(pending[row], replies[row].text) for row in scores if scores[row] is None}
     counts["unparsable"] = int(np.isnan(values).sum()) - counts.get("too_long", 0)
     warn_missing(name, counts, len(values))

@@ -10,10 +10,11 @@ import torch
 from jinja2 import TemplateError
 from torch import Tensor
 
+from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ModelError
 from xrec_repro.io import digest_json
 from xrec_repro.metrics._judge import SYSTEM_PROMPT, question
-from xrec_repro.profiles.chat_models import Messages
+from xrec_repro.profiles.replies import Messages
 
 # Llama 3's templates write a date into the system turn: 3.1 this one, 3.2 today's. Said aloud, it is always this one.
 _DATE = "26 Jul 2024"
@@ -116,8 +117,7 @@ def stop_ids(tokenizer: Any, config: Any, model: str | Path, **options: Any) -> 
         ends = GenerationConfig.from_pretrained(str(model), **options).eos_token_id
     except OSError:  # there is none
         ends = config.eos_token_id
-    found = [*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id]
-    return frozenset(end for end in found if end is not None)
+    return end_ids(ends, tokenizer.eos_token_id)
 
 
 class SharedStart:

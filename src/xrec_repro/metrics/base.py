@@ -19,7 +19,7 @@ class Scores:
 
     Attributes:
         columns: Column name -> float64 array of shape ``(examples,)``; NaN where an example could not be scored.
-        signature: What the numbers were computed with (`Metric.signature`).
+        signature: What the numbers were computed with (`Metric.signature`, and what was found along the way).
         without_std: Columns whose standard deviation means nothing, such as that of USR.
         counts: What happened along the way, e.g. ``{"empty_predictions": 2}``, and values of the whole corpus that
             are no mean over examples, e.g. ``{"corpus_bleu_4": 1.7}``.
@@ -114,11 +114,11 @@ class Metric(ABC):
         if self.needs_truths:
             given.append(self._require_truths(truths))
         self._check_lengths(*given)
-        columns, counts = self._columns(*given)
+        columns, counts, found = self.scored(*given)
         columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
         for name, values in columns.items():
             self._check_values(name, values)
-        return Scores(columns, self.signature, self.without_std, counts)
+        return Scores(columns, with_found(self.signature, found), self.without_std, counts)
 
     def _require_truths(self, truths: Sequence[Collection[str]] | None) -> Sequence[Collection[str]]:
         if truths is None:
@@ -149,6 +149,13 @@ class Metric(ABC):
                 f"{self.name}: {name}: not one of {len(values)} examples could be scored; look at a few of the texts"
             )
 
+    def scored(self, *given: Any) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+        """Return `_columns` of texts that have been checked, and what of the signature only the scoring tells.
+
+        The latter is nothing for most metrics; one that asks a server overrides this to name the model that answered.
+        """
+        return *self._columns(*given), {}
+
     @abstractmethod
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
@@ -157,6 +164,11 @@ class Metric(ABC):
 
         With `needs_truths` there is a third argument, ``truths``: the true reasons of each example.
         """
+
+
+def with_found(signature: str, found: Mapping[str, Any]) -> str:
+    """Return a metric's signature with what only the scoring told, in the same form."""
+    return "|".join([signature, *(f"{key}:{_shown(value)}" for key, value in found.items())])
 
 
 def summary(scores: Scores) -> Summary:

@@ -1,6 +1,5 @@
 """GPTScore of XRec (Ma et al., 2024): a chat model behind an OpenAI-compatible server scores meaning, 0 to 100."""
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.errors import ModelError
-from xrec_repro.io import digest_json
 from xrec_repro.metrics._judge import check_setting, judge, protocol_digest
 from xrec_repro.metrics.base import Metric
-from xrec_repro.profiles.cache import AnswerCache
-from xrec_repro.profiles.chat_models import Completion, Messages, ServerModel
+from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
+from xrec_repro.profiles.chat_models import ServerModel
+from xrec_repro.profiles.replies import Completion, Messages
 from xrec_repro.progress import track
+
+_KEY = "metrics.gptscore"
+_DECIDING = ("base_url", "model", "revision", "temperature", "max_new_tokens")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,12 +30,14 @@ class GptScore(Metric):
     NaN; a server that refuses or stays away is an error, and the replies so far are in the cache.
 
     The server's address is not part of the signature: a model served on a cluster has another one each day. Two
-    servers whose models share a name are told apart by `revision`.
+    servers whose models share a name are told apart by `revision`. What a name stands for may change: the signature of
+    scores ends with the model that says to have answered, and replies of two models are an error, kept ones included.
 
     Attributes:
         base_url: The server, e.g. ``https://api.openai.com/v1``.
         model: Its name there; best a dated one, since ``gpt-3.5-turbo`` moves.
-        revision: What is served, where the name does not say it, e.g. a commit and number format; only noted.
+        revision: What is served, where the name does not say it, e.g. a commit and number format. In the key of
+            the cache it then stands for the address.
         temperature: Of sampling; 0 takes the likeliest reply.
         max_new_tokens: Longest reply.
         attempts: Replies to ask for at most, per pair.
@@ -77,34 +81,42 @@ class GptScore(Metric):
         """Return the digest of the prompt, and that it shows no examples."""
         return {"prompt": protocol_digest(), "shots": 0}
 
+    def scored(
+        self, predictions: Sequence[str], references: Sequence[str]
+    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
+        """Return column and counts, and under ``answered`` the model that answered, None where the server is silent."""
+        replies = _Replies(self, len(predictions))
+        values, counts = judge(predictions, references, replies.to, self.attempts, self.name)
+        return {"gptscore": values}, counts, {"answered": replies.answering.name or None}
+
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        replies = _Replies(self, len(predictions))
-        values, counts = judge(predictions, references, replies.to, self.attempts, self.name)
-        return {"gptscore": values}, counts
+        return self.scored(predictions, references)[:2]
 
 
 class _Replies:
-    """Replies of the server, through the cache. The server is needed only when there is something left to ask."""
+    """Replies of the server, through the cache. The server is needed only when there is something left to ask.
+
+    Attributes:
+        answering: The model that answers.
+    """
 
     def __init__(self, metric: GptScore, rows: int) -> None:
         self._metric, self._rows = metric, rows
         self._cache = None if metric.cache is None else AnswerCache(metric.cache)
-        self._model: ServerModel | None = None
+        self._server_model: ServerModel | None = None
+        self.answering = OneModel(_KEY)
 
     def to(self, conversations: Mapping[int, Messages]) -> dict[int, Completion]:
-        keys = {row: self._key(messages) for row, messages in conversations.items()}
-        cache = {} if self._cache is None else self._cache
-        found = {row: Completion(**json.loads(cache[key])) for row, key in keys.items() if key in cache}
-        missing = [row for row in conversations if row not in found]
-        if missing:
-            found |= self._ask({row: conversations[row] for row in missing}, keys)
-        return found
-
-    def _key(self, messages: Messages) -> str:
-        metric = self._metric
-        return digest_json([metric.model, metric.revision, metric.temperature, metric.max_new_tokens, messages])
+        settings = {name: getattr(self._metric, name) for name in _DECIDING}
+        keys = {row: answer_key(settings, messages, section=_KEY) for row, messages in conversations.items()}
+        kept = {} if self._cache is None else {row: self._cache.get(key) for row, key in keys.items()}
+        found = {row: completion for row, completion in kept.items() if completion}
+        for completion in found.values():
+            self.answering.note(completion)
+        missing = {row: messages for row, messages in conversations.items() if row not in found}
+        return found | self._ask(missing, keys) if missing else found
 
     def _ask(self, conversations: Mapping[int, Messages], keys: Mapping[int, str]) -> dict[int, Completion]:
         model, failed = self._server(), threading.Event()
@@ -114,12 +126,12 @@ class _Replies:
                 return None
             try:
                 completion = model.complete(conversations[row], keys[row])
+                self.answering.note(completion)
             except ModelError as error:
                 failed.set()
                 raise ModelError(f"gptscore: example {row + 1} of {self._rows}: {error}") from None
             if self._cache is not None:
-                answer = {"text": completion.text, "truncated": completion.truncated}
-                self._cache.add(keys[row], json.dumps(answer))
+                self._cache.add(keys[row], completion)
             return row, completion
 
         executor = ThreadPoolExecutor(max_workers=self._metric.concurrency)
@@ -132,12 +144,12 @@ class _Replies:
         return dict(filter(None, replies))
 
     def _server(self) -> ServerModel:
-        if self._model is None:
+        if self._server_model is None:
             metric = self._metric
-            names = ("base_url", "model", "api_key_env", "temperature", "max_new_tokens", "timeout_s")
+            names = (*_DECIDING, "api_key_env", "timeout_s")
             settings = {name: getattr(metric, name) for name in names} | {"attempts": metric.request_attempts}
-            self._model = ServerModel(settings, seed=0, sleep=time.sleep, section="metrics.gptscore")
-        return self._model
+            self._server_model = ServerModel(settings, seed=0, sleep=time.sleep, section=_KEY)
+        return self._server_model
 
 
 METRIC = GptScore

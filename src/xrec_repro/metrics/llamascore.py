@@ -30,7 +30,8 @@ from xrec_repro.metrics._models import (
     torch_dtype,
 )
 from xrec_repro.metrics.base import Metric
-from xrec_repro.profiles.chat_models import Completion, Messages
+from xrec_repro.profiles.chat_models import decode_reply
+from xrec_repro.profiles.replies import Completion, Messages
 from xrec_repro.progress import track
 
 LIBRARIES = ("transformers",)
@@ -161,7 +162,7 @@ class LlamaScore(Metric):
         replies = {}
         for rows, batch in self._batches(conversations, self.max_new_tokens):
             for row, (new, ended) in zip(rows, greedy(batch, self.max_new_tokens, self._ends), strict=True):
-                text = self._format.tokenizer.decode(new, skip_special_tokens=True)
+                text = decode_reply(self._format.tokenizer, new, self._format.text(conversations[row]))
                 replies[row] = Completion(text, truncated=not ended)
         return replies
 

@@ -49,6 +49,7 @@ def score_shard(
                 for column, values in block.columns.items()
             },
             "counts": dict(block.counts),
+            "found": dict(block.found),
         }
         for block in score_blocks(metric, given["prediction"], given["reference"], shard)
     ]
@@ -84,7 +85,8 @@ def gather_scores(
                 raise DataError(f"{part}: example {example} is in another shard too, or unknown; score all again")
             missing.difference_update(block["examples"])
             columns = {name: np.array(values, dtype=np.float64) for name, values in block["columns"].items()}
-            blocks.append(Block(block["number"], [rows[one] for one in block["examples"]], columns, block["counts"]))
+            places = [rows[example] for example in block["examples"]]
+            blocks.append(Block(block["number"], places, columns, block["counts"], block["found"]))
     if missing:
         raise DataError(f"{out_scores_parquet}: no shard has example {min(missing)}; score all shards again")
     scores = join_blocks(blocks, contents[0]["signature"], len(ids))

@@ -48,6 +48,10 @@ class ProfileBackend(Protocol):
         """Explain each interaction from its review."""
         ...
 
+    def report(self) -> dict[str, Any]:
+        """Return what provenance says of the writing, e.g. which model answered."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Context:
@@ -211,7 +215,7 @@ def _write_profiles(context: _Context, backend: ProfileBackend) -> tuple[Texts, 
     neutral = NEUTRAL_ITEM.format(noun=context.domain)
     histories = _user_texts(context, [text or neutral for text in items])
     users = _write_known(histories, [bool(h.entries) for h in histories], backend.user_profiles)
-    return items, users, {}
+    return items, users, backend.report()
 
 
 def _write_known(records: list[Any], known: list[bool], write: Callable[[list[Any]], list[str]]) -> Texts:
@@ -239,7 +243,7 @@ def _write_references(context: _Context, pairs: pd.DataFrame, backend: ProfileBa
     first = context.history.drop_duplicates(["user", "item"])
     joined = pairs[["user", "item"]].merge(first, on=["user", "item"], how="left")
     records = [ReviewText(_text(review) or "") for review in joined["review"]]
-    return _write_known(records, [bool(record.review) for record in records], backend.references), {}
+    return _write_known(records, [bool(record.review) for record in records], backend.references), backend.report()
 
 
 PROFILE_BACKENDS = {

@@ -6,31 +6,23 @@ server nor a GPU is needed.
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.io import digest_json
 from xrec_repro.profiles import prompts
-from xrec_repro.profiles.cache import AnswerCache
-from xrec_repro.profiles.chat_models import (
-    ChatModel,
-    Completion,
-    LocalModel,
-    Messages,
-    ServerModel,
-    Settings,
-    encodable,
-)
+from xrec_repro.profiles.bodies import encodable
+from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
+from xrec_repro.profiles.chat_models import ChatModel, LocalModel, ServerModel, Settings
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText
+from xrec_repro.profiles.replies import CUT_THOUGHT, Completion, Messages, read_json, read_plain, without_thoughts
 from xrec_repro.progress import track
 
 log = logging.getLogger("xrec_repro")
@@ -45,8 +37,7 @@ class _Job(NamedTuple):
     kind: str
     index: int
     key: str
-    system: str
-    message: str
+    question: Messages
 
     def __str__(self) -> str:
         return f"{LABELS[self.kind]} {self.index}"
@@ -57,12 +48,12 @@ class ChatBackend:
 
     An answer that cannot be used is asked for again, with a note on what was wrong, at most `attempts` times
     in all; one with too many words is asked for once more and then cut. Results are in the order of the input
-    whatever the concurrency.
+    whatever the concurrency. All texts of one writer are one model's (`OneModel`).
 
     Args:
         settings_chat: The section ``profiles.chat`` of the configuration.
         domain: ``book`` or ``business``; selects the prompts unless `style` does.
-        cache_folder: Where the answers are kept; may be shared by several jobs of one machine.
+        cache_folder: Where the answers are kept; may be shared by any jobs, also of several machines.
         max_words: Limit of every text, also told to the model.
         style: Release whose prompts are used (``amazon``, ``yelp``, ``google``); None follows the domain.
         seed: Of the back-off jitter and of a local model's sampling.
@@ -93,6 +84,11 @@ class ChatBackend:
         self._cache = AnswerCache(cache_folder)
         self._made: ChatModel | None = None
         self.counts: Counter[str] = Counter()
+        self._answering = OneModel("profiles.chat")
+
+    def report(self) -> dict[str, Any]:
+        """Return which model answered, by its own account, and the fingerprints that its server gave."""
+        return {"answered_by": self._answering.name or None, "fingerprints": sorted(self._answering.fingerprints)}
 
     def item_profiles(self, items: Sequence[ItemText]) -> list[str]:
         """Return one profile an item: what kind of users would enjoy it.
@@ -128,18 +124,20 @@ class ChatBackend:
         return self._write("exp", [prompts.reference_message(review) for review in reviews])
 
     def _write(self, kind: str, messages: list[str]) -> list[str]:
-        system = prompts.system_prompt(self._style, kind, self._max_words)
-        keys = [answer_key(self._settings, system, message) for message in messages]
+        system = {"role": "system", "content": prompts.system_prompt(self._style, kind, self._max_words)}
+        questions = [[system, {"role": "user", "content": message}] for message in messages]
+        keys = [answer_key(self._settings, question, self._seed) for question in questions]
         jobs: dict[str, _Job] = {}
-        for index, (key, message) in enumerate(zip(keys, messages, strict=True)):
-            if key in self._cache:
+        for index, (key, question) in enumerate(zip(keys, questions, strict=True)):
+            if answer := self._cache.get(key):
+                self._answering.note(answer)
                 self.counts["cached"] += 1
             else:
-                jobs.setdefault(key, _Job(kind, index, key, system, message))
+                jobs.setdefault(key, _Job(kind, index, key, question))
         if jobs:
             self._ask(kind, list(jobs.values()))
         log.info("%s texts: %d; so far %s", LABELS[kind], len(keys), dict(self.counts))
-        return [self._cache[key] for key in keys]
+        return [self._cache.get(key).text for key in keys]
 
     def _ask(self, kind: str, jobs: list[_Job]) -> None:
         model = self._model()
@@ -174,54 +172,57 @@ class ChatBackend:
 
     def _answer(self, model: ChatModel, job: _Job) -> Counter[str]:
         """Ask until an answer is valid, put it in the cache, and return what there was to count."""
-        question = [{"role": "system", "content": job.system}, {"role": "user", "content": job.message}]
-        messages, counts, over_long, problem = question, Counter(), "", ""
+        messages, counts, over_long, problem = job.question, Counter(), "", ""
         for attempt in range(self._settings["attempts"]):
             try:
                 completion = model.complete(messages, job.key, attempt)
+                self._answering.note(completion)
             except ModelError as error:
                 raise ModelError(f"{job}: {error}") from None
             counts["asked"] += 1
-            text, problem = read_answer(job.kind, completion, self._max_words)
+            text, problem = read_answer(job.kind, completion, self._max_words, job.question)
             if text and not problem:
-                self._cache.add(job.key, text)
+                self._cache.add(job.key, replace(completion, text=text, truncated=False))
                 return counts
             counts["over_long" if text else "unusable"] += 1
             if over_long:
                 break
-            over_long = text
-            messages = question + _correction(completion.text, problem)
+            over_long, long_one = text, completion
+            messages = job.question + _correction(completion.text, problem)
         if not over_long:
             raise ModelError(
                 f"{job}: could not get a valid answer from {self._settings['model']} in "
                 f"{self._settings['attempts']} attempts; last problem: {problem}; use a more capable model "
-                f"or raise profiles.chat.attempts or max_new_tokens (answers so far: {self._cache.path})"
+                f"or raise profiles.chat.attempts or max_new_tokens (answers so far: {self._cache.folder})"
             )
         counts["cut"] += 1
-        self._cache.add(job.key, " ".join(over_long.split()[: self._max_words]))
+        cut = " ".join(over_long.split()[: self._max_words])
+        self._cache.add(job.key, replace(long_one, text=cut, truncated=False))
         return counts
 
 
-def answer_key(settings_chat: Settings, system: str, message: str) -> str:
-    """Return the cache key of a prompt: a digest of everything that decides the answer."""
-    names = ("model", "revision", "temperature", "max_new_tokens")
-    return digest_json([*(settings_chat[name] for name in names), system, message])
-
-
-def read_answer(kind: str, completion: Completion, max_words: int) -> tuple[str, str]:
+def read_answer(kind: str, completion: Completion, max_words: int, question: Messages | None = None) -> tuple[str, str]:
     """Extract the text of an answer and say what is wrong with it.
 
     Args:
-        kind: ``item`` or ``user``, whose answers are JSON objects ``{"summarization": …}`` (code fences and
-            text around the object are tolerated), or ``exp``, whose answers are plain strings.
+        kind: ``item`` or ``user``, whose answers are JSON objects ``{"summarization": …}``, or ``exp``, whose answers
+            are plain strings; what is tolerated around them is in `replies`.
         completion: The model's answer.
         max_words: More words than this are a problem.
+        question: What was asked, the system's and the user's message: an answer that only repeats it is none.
 
     Returns:
         The text on one line ("" where there is none) and the problem ("" where the text can be used).
         A text with a problem is one with too many words.
     """
-    text, problem = _read_plain(completion) if kind == "exp" else _read_json(completion)
+    text, problem = without_thoughts(completion.text, completion.truncated)
+    if not problem and completion.truncated and not text.strip():
+        problem = CUT_THOUGHT  # some servers leave thoughts out of the reply
+    if not problem and kind == "exp":
+        text, problem = read_plain(text, question)
+    elif not problem:
+        told = question[0]["content"] if question else ""
+        text, problem = read_json(text, completion.truncated, "summarization", told)
     text = " ".join(encodable(text).split())
     if not problem and not text:
         problem = "the answer is empty"
@@ -234,32 +235,6 @@ def read_answer(kind: str, completion: Completion, max_words: int) -> tuple[str,
         return text, f"the answer has {words} words and must have at most {max_words}"
     if kind == "exp" and completion.truncated:
         return "", "the answer stopped in mid-sentence at max_new_tokens"
-    return text, ""
-
-
-def _read_json(completion: Completion) -> tuple[str, str]:
-    decoder = json.JSONDecoder(strict=False)
-    for brace in re.finditer(r"\{", completion.text):
-        try:
-            value, _ = decoder.raw_decode(completion.text, brace.start())
-        except (ValueError, RecursionError):
-            continue
-        if "summarization" not in value:
-            continue
-        if value["summarization"] is None:
-            return "", 'the answer is "None"'
-        if not isinstance(value["summarization"], str):
-            return "", 'the value of "summarization" is not a string'
-        return value["summarization"], ""
-    why = " (it stopped at max_new_tokens)" if completion.truncated else ""
-    return "", f'the answer holds no JSON object with the key "summarization"{why}'
-
-
-def _read_plain(completion: Completion) -> tuple[str, str]:
-    text = re.sub(r"^```\w*\n|\n?```$", "", completion.text.strip()).strip()
-    for left, right in ('""', "''", "“”", "‘’", "``"):
-        if len(text) > 1 and text[0] == left and text[-1] == right:
-            text = text[1:-1].strip()
     return text, ""
 
 

@@ -6,22 +6,26 @@ openai, torch and transformers are imported by the model that needs them, not by
 from __future__ import annotations
 
 import ipaddress
-import json
+import logging
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ConfigError, ModelError
+from xrec_repro.profiles.bodies import NoCompletionError, read_body
+from xrec_repro.profiles.replies import Completion, Messages, is_thought_tag, opened_thought
 from xrec_repro.seeding import derive_seed, numpy_rng
 
-Settings = dict[str, Any]
-Messages = list[dict[str, str]]
+log = logging.getLogger("xrec_repro")
 
+Settings = dict[str, Any]
+
+DTYPE = "auto"  # of a local model: that of its file
 MAX_WAIT_S = 60.0
 _BACKOFF_S = 1.0
 _RETRIED_STATUS = (408, 409, 429)
@@ -31,19 +35,6 @@ _REMEDIES = {
     403: "the key in {variable} may not use this model; check its rights",
     404: "check {section}.base_url (it usually ends in /v1) and {section}.model",
 }
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What a model answered, and whether it was cut off at ``max_new_tokens``."""
-
-    text: str
-    truncated: bool
-
-
-def encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: JSON may hold them, UTF-8 files and requests may not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class ChatModel(Protocol):
@@ -65,7 +56,10 @@ class ServerModel:
     """A chat model behind an OpenAI-compatible server.
 
     Repeats a request after 408, 409, 429 (honouring Retry-After up to `MAX_WAIT_S`), 5xx, a dropped
-    connection, a time-out or a garbled reply, with exponential back-off and jitter, at most `attempts` times.
+    connection, a time-out or a reply without a completion, with exponential back-off and jitter, at most `attempts`
+    times. A reply of status 200 with an error in it counts as of the status that the error gives.
+
+    No seed is sent: some servers refuse fields that they do not know, and none promises the same text for it.
 
     Args:
         settings: The section of the configuration: base_url, model, api_key_env, temperature, max_new_tokens,
@@ -85,7 +79,8 @@ class ServerModel:
         import openai
 
         self._settings, self._seed, self._sleep, self._section = settings, seed, sleep, section
-        self._url, loopback = _check_url(settings["base_url"], section)
+        self._said: set[str] = set()
+        self._url, loopback = check_url(settings["base_url"], section)
         self._key = _read_key(settings["api_key_env"])
         if not self._key and not loopback:
             raise ConfigError(
@@ -138,33 +133,39 @@ class ServerModel:
         except openai.APIConnectionError as error:
             raise _TransientError(f"connection failed ({self._shown(error.__cause__)})") from None
         except openai.APIStatusError as error:
-            raise self._status_error(error.status_code, error) from None
-        return _read_reply(reply.text)
+            raise self._status_error(error.status_code, error, error.response.headers) from None
+        return self._read(reply.text, reply.headers)
 
-    def _status_error(self, status: int, error: Any) -> ModelError | _TransientError:
+    def _read(self, body: str, headers: Mapping[str, str]) -> Completion:
+        try:
+            completion = read_body(body)
+        except NoCompletionError as error:
+            if error.status is None:
+                raise _TransientError(self._shown(error), _retry_after(headers.get("retry-after"))) from None
+            raise self._status_error(error.status, error, headers, "an error in status 200, ") from None
+        asked, answered = self._settings["model"], completion.model
+        if answered not in ("", asked, *self._said):
+            self._said.add(answered)
+            # An alias is answered by the model that it stands for now.
+            level = logging.INFO if asked.lower() in answered.lower() else logging.WARNING
+            log.log(level, "%s: asked for the model %s, and %s answers", self._url, asked, answered)
+        return completion
+
+    def _status_error(
+        self, status: int, error: object, headers: Mapping[str, str], where: str = ""
+    ) -> ModelError | _TransientError:
         if status in _RETRIED_STATUS or status >= 500:
-            wait_s = _retry_after(error.response.headers.get("retry-after"))
-            return _TransientError(f"status {status} ({self._shown(error)})", wait_s)
+            wait_s = _retry_after(headers.get("retry-after"))
+            return _TransientError(f"{where}status {status} ({self._shown(error)})", wait_s)
         remedy = _REMEDIES.get(status, _REMEDIES[400]).format(
             section=self._section, variable=self._settings["api_key_env"]
         )
-        return ModelError(f"{self._url}: status {status} ({self._shown(error)}); {remedy}")
+        return ModelError(f"{self._url}: {where}status {status} ({self._shown(error)}); {remedy}")
 
     def _shown(self, error: object) -> str:
         """Return an error's text on one short line, without the key that a server may have echoed."""
         text = " ".join(str(error).split())
         return (text.replace(self._key, "[key]") if self._key else text)[:300]
-
-
-def _read_reply(body: str) -> Completion:
-    try:
-        choice = json.loads(body)["choices"][0]
-        content, reason = choice["message"]["content"] or "", choice.get("finish_reason")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise _TransientError("the reply is no chat completion") from None
-    if not isinstance(content, str):
-        raise _TransientError("the reply's content is no text")
-    return Completion(encodable(content), truncated=reason == "length")
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -188,8 +189,12 @@ def _read_key(variable: str) -> str:
     return key
 
 
-def _check_url(base_url: str, section: str) -> tuple[str, bool]:
-    """Return the URL as it may be shown (without a password in it) and whether it is this machine."""
+def check_url(base_url: str, section: str) -> tuple[str, bool]:
+    """Return the URL as it may be shown (without a password in it) and whether it is this machine.
+
+    Raises:
+        ConfigError: It is no URL.
+    """
     parts = urlsplit(base_url)
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not host:
@@ -218,11 +223,13 @@ class LocalModel:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from xrec_repro.metrics._models import local_folder, shown_model
+
         self._settings, self._seed = settings, seed
         name, revision = settings["model"], settings["revision"]
         self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
-            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype="auto")
+            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=DTYPE)
             self._tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
         # Without tokenizer files some tokenizer classes trip over their own missing attributes.
         except (OSError, ValueError, AttributeError, ImportError, SafetensorError) as error:
@@ -234,6 +241,7 @@ class LocalModel:
         if not self._tokenizer.chat_template:
             raise ModelError(f"profiles.chat.model: {name} has no chat template; choose an instruct model")
         self._model = model.to(self._device).eval()
+        self._shown = shown_model(name, revision, local_folder(name, "profiles.chat"))
 
     def complete(self, messages: Messages, *names: object) -> Completion:
         """Answer the last message, greedily at temperature 0; `names` name the stream of sampling.
@@ -249,8 +257,7 @@ class LocalModel:
             decoding = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
         else:
             decoding = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        eos = self._model.generation_config.eos_token_id
-        ends = eos if isinstance(eos, list) else [eos]
+        ends = sorted(end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id))
         pad = self._tokenizer.pad_token_id
         with torch.random.fork_rng(), torch.inference_mode():
             torch.manual_seed(derive_seed(self._seed, "chat-sampling", *names))
@@ -258,12 +265,16 @@ class LocalModel:
                 input_ids=prompt["input_ids"].to(self._device),
                 attention_mask=prompt["attention_mask"].to(self._device),
                 max_new_tokens=settings["max_new_tokens"],
-                pad_token_id=ends[0] if pad is None else pad,
+                eos_token_id=ends or None,
+                pad_token_id=next(iter(ends), None) if pad is None else pad,
                 **decoding,
             )
-        new = output[0, prompt["input_ids"].shape[1] :].tolist()
-        text = self._tokenizer.decode(new, skip_special_tokens=True)
-        return Completion(text, truncated=bool(new) and new[-1] not in ends)
+        asked = prompt["input_ids"].shape[1]
+        new = output[0, asked:].tolist()
+        ended = bool(new) and new[-1] in ends
+        said = new[:-1] if ended else new  # an end need not be a special token of the tokenizer
+        text = decode_reply(self._tokenizer, said, self._tokenizer.decode(output[0, :asked][-32:]))
+        return Completion(text, truncated=bool(new) and not ended, model=self._shown)
 
     def _encode(self, messages: Messages) -> Any:
         from jinja2 import TemplateError
@@ -285,3 +296,18 @@ class LocalModel:
                 f"{context}; lower profiles.reviews_per_item or items_per_user, or choose another model"
             )
         return prompt
+
+
+def decode_reply(tokenizer: Any, ids: Sequence[int], prompt: str) -> str:
+    """Return the text of new tokens with the tags of a thought, which some tokenizers hold as special tokens.
+
+    Args:
+        tokenizer: Of transformers.
+        ids: The new tokens.
+        prompt: What they follow; where its template has opened a thought, the text begins with that tag.
+    """
+    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    thoughts = any(is_thought_tag(special.get(index, "")) for index in ids)
+    if thoughts:
+        ids = [index for index in ids if index not in special or is_thought_tag(special[index])]
+    return opened_thought(prompt) + tokenizer.decode(ids, skip_special_tokens=not thoughts)

@@ -152,6 +152,10 @@ class ExtractiveBackend:
         frame = f"This user tends to enjoy {self._nouns} that offer {{terms}}."
         return self._fill(frame, documents, [""] * len(users))
 
+    def report(self) -> dict[str, str]:
+        """Return what provenance says of the writing: nothing more than that it was extractive."""
+        return {}
+
     def references(self, reviews: Sequence[ReviewText]) -> list[str]:
         """Explain each interaction from its review."""
         frame = f"The user would {self._verb} the {self._noun} because it offers {{terms}}."
