@@ -47,7 +47,7 @@ def run(root: Path, folder: Path, *targets: str, overlays: list[Path] | None = N
 
 @pytest.fixture(scope="session")
 def finished(root, tmp_path_factory) -> Path:
-    """A copy of the checkout with a finished tiny run, made once for all processes of a session; nobody may change it."""
+    """A copy of the checkout with a finished tiny run, made once for all processes of a session; none may change it."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
     folder.mkdir(exist_ok=True)

@@ -5,13 +5,15 @@ import os
 import re
 import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 PARTS = ("Snakefile", "config", "envs", "profiles", "resources", "src", "tests/tiny.yaml", "workflow")
 
 
-class Edit(NamedTuple):
+@dataclass(frozen=True)
+class Edit:
     """What changes, and what it makes due.
 
     Attributes:
@@ -26,8 +28,8 @@ class Edit(NamedTuple):
 
     id: str
     due: frozenset[str] | set[str]
-    files: dict[str, tuple[str | None, str]] = {}
-    overlay: dict[str, Any] = {}
+    files: dict[str, tuple[str | None, str]] = field(default_factory=dict)
+    overlay: dict[str, Any] = field(default_factory=dict)
     own: tuple[str, ...] = ()
     library: str | None = None
     touched: tuple[str, ...] = ()

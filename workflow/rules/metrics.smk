@@ -30,7 +30,7 @@ for METRIC in config["metrics"]["use"]:
         params:
             **when(SHARDS, shard="{shard}"),
             **metric_params(METRIC),
-            partial=f"{MADE}/scores.partial.jsonl",
+            **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
             compute=config["compute"],
             code=digest("score_metric", f"metrics/{METRIC}"),
         script:

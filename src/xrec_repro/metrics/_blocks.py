@@ -4,7 +4,10 @@ Batches of a judge cannot be dealt to shards as they are: which pairs are asked 
 the second attempt, depends on all replies to the first. Blocks are cut from the texts alone.
 """
 
+import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
@@ -12,9 +15,13 @@ from typing import Any
 import numpy as np
 
 from xrec_repro.errors import DataError
+from xrec_repro.interrupt import StoppedError, stoppable
 from xrec_repro.metrics._batches import length_sorted
 from xrec_repro.metrics.base import Metric, Scores, with_found
+from xrec_repro.partial import Partial
 from xrec_repro.shards import Shard
+
+log = logging.getLogger("xrec_repro")
 
 _PAIRS = 64  # in a block, rounded up to whole batches: enough to fill the batches of repeated questions
 
@@ -37,8 +44,28 @@ class Block:
     counts: Mapping[str, float]
     found: Mapping[str, Any] = field(default_factory=dict)
 
+    def as_json(self) -> dict[str, Any]:
+        """Return it in JSON types, null for NaN."""
+        columns = {
+            name: [None if math.isnan(value) else value for value in values.tolist()]
+            for name, values in self.columns.items()
+        }
+        return {**vars(self), "columns": columns, "counts": dict(self.counts), "found": dict(self.found)}
 
-def score_blocks(metric: Metric, predictions: Sequence[str], references: Sequence[str], shard: Shard) -> list[Block]:
+    @classmethod
+    def of_json(cls, kept: Mapping[str, Any]) -> "Block":
+        """Return what `as_json` was made of."""
+        columns = {name: np.array(values, dtype=np.float64) for name, values in kept["columns"].items()}
+        return cls(**{**kept, "columns": columns})
+
+
+def score_blocks(
+    metric: Metric,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    shard: Shard,
+    kept: Partial | None = None,
+) -> list[Block]:
     """Score a shard's blocks of the corpus.
 
     Args:
@@ -46,16 +73,29 @@ def score_blocks(metric: Metric, predictions: Sequence[str], references: Sequenc
         predictions: All generated texts.
         references: As many references.
         shard: Which blocks to score.
+        kept: Where blocks are kept as they are done, and some may be already.
+
+    Raises:
+        StoppedError: A stop was asked for; what was done is in `kept`.
     """
     numbered = shard.deal(list(enumerate(_cut(metric, predictions, references))))
     if numbered and not hasattr(metric, "batch_size"):  # nothing joins its pairs: all at once, its requests overlap
         numbered = [(numbered[0][0], sorted(chain.from_iterable(rows for _, rows in numbered)))]
-    blocks = []
-    for number, rows in numbered:
-        columns, counts, found = metric.scored([predictions[row] for row in rows], [references[row] for row in rows])
-        columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
-        blocks.append(Block(number, rows, columns, counts, found))
-    return blocks
+    blocks = {block.number: block for block in map(Block.of_json, kept.rows if kept else [])}
+    if blocks:
+        log.info("resumed %s after %d of %d blocks", metric.name, len(blocks), len(numbered))
+    with stoppable() if kept else nullcontext(lambda: False) as stop_requested:
+        for number, rows in numbered:
+            if number in blocks:
+                continue
+            columns, counts, found = metric.scored([predictions[i] for i in rows], [references[i] for i in rows])
+            columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+            blocks[number] = Block(number, rows, columns, counts, found)
+            if kept:
+                kept.add([blocks[number].as_json()])
+            if stop_requested():
+                raise StoppedError(f"{len(blocks)} of {len(numbered)} blocks of pairs are", kept.path)
+    return [blocks[number] for number, _ in numbered]
 
 
 def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from xrec_repro.io import read_json, read_table, require_file, write_json, write
 from xrec_repro.metrics._blocks import join_blocks, score_blocks
 from xrec_repro.metrics.base import Metric, Scores, Summary, summary
 from xrec_repro.metrics.registry import build_metric
+from xrec_repro.partial import Partial
 from xrec_repro.shards import JUDGES, WHOLE
 
 _ROLES = ("prediction", "reference")
@@ -137,10 +139,17 @@ def score_files(
     return result
 
 
-def _score(metric: Metric, predictions: Sequence[str], references: Sequence[str], truths: Any = None) -> Scores:
+def _score(
+    metric: Metric,
+    predictions: Sequence[str],
+    references: Sequence[str],
+    truths: Any = None,
+    kept: Partial | None = None,
+) -> Scores:
     if metric.name not in JUDGES:
         return metric.score(predictions, references, truths)
-    blocks = score_blocks(metric, predictions, references, WHOLE)
+    with kept or nullcontext():
+        blocks = score_blocks(metric, predictions, references, WHOLE, kept)
     return join_blocks(blocks, metric.signature, len(predictions))
 
 
@@ -156,6 +165,7 @@ def score_explanations(
     out_summary_json: str | Path,
     device: str = "auto",
     truth_parquet: str | Path | None = None,
+    kept: Partial | None = None,
 ) -> Scores:
     """Score one metric for the explanations of an experiment.
 
@@ -168,6 +178,7 @@ def score_explanations(
         out_summary_json: Where column -> mean, std, n, signature, missing, counts goes.
         device: ``auto`` | ``cpu`` | ``cuda``.
         truth_parquet: File of contract `TRUTH`, for metrics that need true reasons.
+        kept: Where a judge keeps what it has scored until all is done.
 
     Raises:
         DataError: The explanations are missing, malformed or none, or a pair has no true reasons.
@@ -178,7 +189,7 @@ def score_explanations(
     truths = None
     if metric.needs_truths and truth_parquet is not None:
         truths = _read_truths(truth_parquet, list(zip(columns["user_id"], columns["item_id"], strict=True)))
-    scores = _score(metric, columns["prediction"], columns["reference"], truths)
+    scores = _score(metric, columns["prediction"], columns["reference"], truths, kept)
     write_scores(out_scores_parquet, columns["example_id"], scores.columns)
     write_json(out_summary_json, summary(scores))
     return scores

@@ -1,7 +1,7 @@
 """A judge's scores in shards: a file of blocks from each, then the files that a single job would have written."""
 
-import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from xrec_repro.metrics._blocks import Block, join_blocks, score_blocks
 from xrec_repro.metrics.base import summary
 from xrec_repro.metrics.registry import build_metric
 from xrec_repro.metrics.score import read_explanations, write_scores
+from xrec_repro.partial import Partial
 from xrec_repro.shards import Shard
 
 
@@ -23,6 +24,7 @@ def score_shard(
     shard: Shard,
     out_json: str | Path,
     device: str = "auto",
+    kept: Partial | None = None,
 ) -> None:
     """Score a shard of the explanations by a judge.
 
@@ -33,6 +35,7 @@ def score_shard(
         shard: Which part to score.
         out_json: Where signature and blocks go, for `gather_scores`; null where an example could not be scored.
         device: ``auto`` | ``cpu`` | ``cuda``.
+        kept: Where blocks are kept until all are done.
 
     Raises:
         DataError: The explanations are missing, malformed or none.
@@ -40,18 +43,13 @@ def score_shard(
     """
     metric = build_metric(name, metric_settings, device)
     given = read_explanations(explanations_parquet)
+    with kept or nullcontext():
+        scored = score_blocks(metric, given["prediction"], given["reference"], shard, kept)
+    # By their ids: rows are places in a file that may be made anew meanwhile.
     blocks = [
-        {
-            "number": block.number,
-            "examples": [given["example_id"][row] for row in block.rows],
-            "columns": {
-                column: [None if math.isnan(value) else value for value in values.tolist()]
-                for column, values in block.columns.items()
-            },
-            "counts": dict(block.counts),
-            "found": dict(block.found),
-        }
-        for block in score_blocks(metric, given["prediction"], given["reference"], shard)
+        {name: value for name, value in block.as_json().items() if name != "rows"}
+        | {"examples": [given["example_id"][row] for row in block.rows]}
+        for block in scored
     ]
     write_json(out_json, {"signature": metric.signature, "blocks": blocks})
 
