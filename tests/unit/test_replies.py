@@ -178,6 +178,7 @@ PLAIN = {
     "draft first": f"Answer: A draft.\nAnswer: {LIKED}",
     "here": f"Sure! Here's a brief explanation: {LIKED}",
     "here and quotes": f'Here is the string in one line: "{LIKED}"',
+    "here after more": f"Based on the review, here is the explanation: {LIKED}",
     "json": json.dumps({"explanation": LIKED}),
     "json in a fence": f"```json\n{json.dumps({'reasoning': LIKED})}\n```",
     "json with the review": json.dumps({"review": "Vast and\nslow café.", "explanation": LIKED}),

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 Messages = list[dict[str, str]]
 
 CUT_THOUGHT = "the thought was cut off at max_new_tokens; raise it, or switch the model's thinking off"
-_OPEN_THOUGHT = "the thought has no end; choose a model that answers, or switch its thinking off"
+_OPEN_THOUGHT = "the thought has no end; raise max_new_tokens, or switch the model's thinking off"
 
 _NAMES = r"(?:think(?:ing)?|thoughts?|reasoning)"
 _TAG = re.compile(
@@ -37,7 +37,7 @@ _WORD = r"(?:answer|explanation|response|output|reply|string|sentence|text|summa
 _MARKS = r"[ \t#>*_]{0,8}"
 _LABEL = re.compile(
     rf"(?:^|\n){_MARKS}(?:(?:final|short|brief|my|your)\s+)*{_WORD}{_MARKS}:[ \t*_]*"
-    rf"|\A{_MARKS}(?:(?:sure|certainly|of course|okay|ok|absolutely)\b[^\w\n]{{0,3}})?\s*"
+    rf"|\A{_MARKS}(?:(?:sure|certainly|of course|okay|ok|absolutely)\b[^\w\n]{{0,3}}|[^:.\n]{{0,60}},)?\s*"
     rf"(?:here(?:'s|’s|\s+is)|this\s+is)\b[^:.\n]{{0,60}}\b{_WORD}\b[^:.\n]{{0,60}}:[ \t*_]*",
     re.IGNORECASE,
 )
