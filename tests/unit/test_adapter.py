@@ -94,6 +94,16 @@ def test_an_adapter_of_the_wrong_width_is_refused(tmp_path, explainer, language_
         load_adapter(tmp_path, language_model())
 
 
+def test_an_adapter_of_another_model_is_refused(tmp_path, explainer, language_model):
+    made, other = explainer(), language_model()
+    made.llm.identity, other.identity = "a" * 64, "b" * 64
+    save_adapter(tmp_path, made.adapters, made.llm, {})
+    with pytest.raises(ModelError, match=r"tuned with another language model \(llama2, a{16}\) than llama2 \(b{16}\)"):
+        load_adapter(tmp_path, other)
+    other.identity = "a" * 64
+    load_adapter(tmp_path, other)
+
+
 def test_a_truncated_or_missing_adapter_is_refused(tmp_path, explainer, language_model):
     made = explainer()
     save_adapter(tmp_path, made.adapters, made.llm, {})

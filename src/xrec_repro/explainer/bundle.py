@@ -47,7 +47,7 @@ def save_adapter(folder: str | Path, pair: AdapterPair, llm: LanguageModel, conf
     with atomic_path(Path(folder) / WEIGHTS) as temporary:
         save_file(tensors, temporary)
     shape = pair.user.shape | {"dropout": pair.user.dropout, "noise_epsilon": pair.user.noise_epsilon}
-    write_json(Path(folder) / CONFIG, {"shape": shape, "llm": llm.name, **config})
+    write_json(Path(folder) / CONFIG, {"shape": shape, "llm": llm.name, "llm_identity": llm.identity, **config})
 
 
 def load_adapter(folder: str | Path, llm: LanguageModel) -> tuple[AdapterPair, dict[str, Any]]:
@@ -62,7 +62,7 @@ def load_adapter(folder: str | Path, llm: LanguageModel) -> tuple[AdapterPair, d
 
     Raises:
         DataError: A file is missing or damaged.
-        ModelError: The adapter is not as wide as the model.
+        ModelError: The adapter is not as wide as the model, or was tuned with another one.
     """
     config, tensors = _read(folder)
     shape, path = config["shape"], Path(folder) / WEIGHTS
@@ -70,6 +70,11 @@ def load_adapter(folder: str | Path, llm: LanguageModel) -> tuple[AdapterPair, d
         raise ModelError(
             f"{path}: the adapter is {shape['outputs']} wide, the language model {llm.name} {llm.hidden}; "
             f"use the model it was tuned with ({config['llm']})"
+        )
+    if None not in (llm.identity, config.get("llm_identity")) and llm.identity != config["llm_identity"]:
+        raise ModelError(
+            f"{path}: tuned with another language model ({config['llm']}, {config['llm_identity'][:16]}) than "
+            f"{llm.name} ({llm.identity[:16]}); tune it again, or use that model"
         )
     add_reserved_tokens(llm, seed=0)
     set_reserved_rows(llm, {name: tensors.pop(f"token_rows.{name}") for name in ("input", "output")})

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.explainer.prompts import RESERVED_TOKENS
+from xrec_repro.identity import model_digest
 from xrec_repro.seeding import torch_generator
 
 log = logging.getLogger("xrec_repro")
@@ -24,11 +25,13 @@ class LanguageModel:
         model: In evaluation mode; no parameter takes a gradient.
         tokenizer: Knows the reserved tokens once `add_reserved_tokens` ran.
         name: Where the weights came from, e.g. ``meta-llama/Llama-2-7b-chat-hf@f5db02d``.
+        identity: What tells it from every other one: digest of a folder, or repository and revision.
     """
 
     model: Any
     tokenizer: Any
     name: str
+    identity: str | None = None
 
     @property
     def hidden(self) -> int:
@@ -51,7 +54,8 @@ def load_llm(settings: dict[str, Any], folder: str | Path | None, device: str) -
 
     Args:
         settings: Section ``llm``.
-        folder: Where the workflow pretrained the model, for ``source: scratch``.
+        folder: Where the model lies that the workflow pretrained, or the user's own; None for ``source: hub``, and for
+            ``source: local`` to take ``path``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -62,12 +66,12 @@ def load_llm(settings: dict[str, Any], folder: str | Path | None, device: str) -
 
     if settings["source"] == "hub":
         where, options = settings["repo"], {"revision": settings["revision"]}
-        name = f"{where}@{settings['revision']}"
+        name = identity = f"{where}@{settings['revision']}"
     else:
-        where, options = Path(settings["path"] if settings["source"] == "local" else folder), {}
-        name = where.name
+        where, options = Path(folder or settings["path"]).expanduser(), {}
         if not (where / "config.json").is_file():
             raise ModelError(f"{where}: no language model here (config.json is missing); check llm.path")
+        name, identity = where.name, model_digest(where)
     if settings["quantisation"] == "8bit":
         options["quantization_config"] = _eight_bit(device)
     tokenizer = AutoTokenizer.from_pretrained(where, **{k: v for k, v in options.items() if k == "revision"})
@@ -76,7 +80,7 @@ def load_llm(settings: dict[str, Any], folder: str | Path | None, device: str) -
     )
     if settings["quantisation"] == "none":
         model = model.to(device)
-    return LanguageModel(freeze(model), tokenizer, name)
+    return LanguageModel(freeze(model), tokenizer, name, identity)
 
 
 def freeze(model: nn.Module) -> nn.Module:
