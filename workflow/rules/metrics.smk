@@ -30,8 +30,8 @@ for METRIC in config["metrics"]["use"]:
         params:
             **when(SHARDS, shard="{shard}"),
             **metric_params(METRIC),
+            **when(runs_model(METRIC), compute=config["compute"]),
             partial=f"{MADE}/scores.partial.jsonl",
-            compute=config["compute"],
             code=digest("score_metric", f"metrics/{METRIC}"),
         script:
             "../scripts/score_metric.py"
