@@ -83,7 +83,7 @@ class Job:
         return self._device
 
     def set_threads(self) -> None:
-        """Set torch's threads, for a job that runs a model on the CPU alone.
+        """Set the threads of torch, which is all that a job needs that runs its model on the CPU alone.
 
         They come from the configuration, not from the machine, because they can change the last bits of sums.
         """
