@@ -110,7 +110,10 @@ def test_what_is_trained_on_the_cpu_asks_for_no_gpu(first):
 @pytest.mark.parametrize("profiles", ["extractive", "chat"])
 def test_jobs_that_use_a_gpu_take_turns_on_one_machine(root, every_metric, tmp_path, monkeypatch, profiles):
     overlay, config = tmp_path / "cuda.yaml", yaml.safe_load(every_metric.read_text())
-    config |= {"compute": {"device": "cuda"}, "defaults": {"profiles": {"backend": profiles, "chat": {"model": "any"}}}}
+    config |= {
+        "compute": {"device": "cuda"},
+        "defaults": {"profiles": {"backend": profiles, "chat": {"model": "any", "revision": "a" * 40}}},
+    }
     overlay.write_text(yaml.safe_dump(config))
     jobs = planned(root, overlay, tmp_path, 1, "profiles/default")
     classes = load_profile(root, monkeypatch)["set-resources"]
