@@ -60,8 +60,8 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _explain(options: argparse.Namespace) -> None:
+    from xrec_repro.device import pick_device
     from xrec_repro.explainer.explain import explain
-    from xrec_repro.explainer.llm import pick_device
 
     run = options.results / options.run
     found = explain(run, options.dataset, options.user, options.item, pick_device(options.device))

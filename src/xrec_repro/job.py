@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
+from xrec_repro.device import pick_device, reserve_gpus
 from xrec_repro.errors import XRecError
 from xrec_repro.interrupt import ends_cleanly, stoppable
 from xrec_repro.io import remove_scraps
@@ -40,6 +41,7 @@ class Job:
         self.rule = snakemake.rule
         self.input, self.output = _paths(snakemake.input), _paths(snakemake.output)
         self.params = SimpleNamespace(**dict(snakemake.params.items()))
+        self._compute = getattr(self.params, "compute", None) or {}
         self.settings = self.params.settings
         if told := getattr(self.params, "neutral", None):
             from xrec_repro.config import merge  # most jobs need no checker of schemas
@@ -51,6 +53,9 @@ class Job:
         self._device: str | None = None
         self._signals = ExitStack()
         self._log_file = Path(str(snakemake.log[0]))
+        self._gpus = max(1, int(getattr(getattr(snakemake, "resources", None), "gpu", 0)))
+        if self._compute.get("device", "cpu") != "cpu":
+            reserve_gpus(self._gpus)  # before metering starts: it counts the GPUs that it sees then
         self._record = JobRecord(
             self.rule,
             self.settings,
@@ -58,7 +63,8 @@ class Job:
             self.seed,
             self.params.code,
             self._log_file.with_suffix(".attempts.json"),
-            _unmetered(snakemake, self.params),
+            _unmetered(snakemake, self._compute),
+            getattr(snakemake, "threads", None),
         )
 
     @property
@@ -71,17 +77,19 @@ class Job:
         return self._record.reads(Path(path))
 
     def device(self) -> str:
-        """Set torch's threads as configured and return the device to use, which the provenance then names.
+        """Set torch's threads and return the device to use, which the provenance then names."""
+        self.set_threads()
+        self._device = pick_device(self._compute["device"], self._gpus)
+        return self._device
 
-        Threads come from the configuration, not from the machine, because they can change the last bits of sums.
+    def set_threads(self) -> None:
+        """Set the threads of torch, which is all that a job needs that runs its model on the CPU alone.
+
+        They come from the configuration, not from the machine, because they can change the last bits of sums.
         """
         import torch
 
-        from xrec_repro.explainer.llm import pick_device
-
-        torch.set_num_threads(self.params.compute["threads"])
-        self._device = pick_device(self.params.compute["device"])
-        return self._device
+        torch.set_num_threads(self._compute["threads"])
 
     def __enter__(self) -> "Job":
         # Data are tokenised before anything forks; the library's warning about it would only fill the log.
@@ -123,11 +131,11 @@ class Job:
         log.info("%s done: %s", self.rule, self.result)
 
 
-def _unmetered(snakemake: Any, params: SimpleNamespace) -> str | None:
+def _unmetered(snakemake: Any, compute: dict[str, Any]) -> str | None:
     """Return why the job's energy is not metered, or None to meter it."""
     if getattr(snakemake, "config", {}).get("emissions", {}).get("energy", "none") == "none":
         return "emissions.energy is none"
-    return None if hasattr(params, "compute") else "a rule that runs no model is not metered"
+    return None if compute else "a rule that runs no model is not metered"
 
 
 def _paths(named: Any) -> SimpleNamespace:

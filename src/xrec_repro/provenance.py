@@ -10,6 +10,7 @@ from typing import Any
 
 from xrec_repro.accounting.attempts import Attempts, node_name
 from xrec_repro.accounting.energy import Meter
+from xrec_repro.accounting.machine import gpu_uuids, part_of_machine
 from xrec_repro.errors import DataError
 from xrec_repro.identity import digest_json, path_digest, significant, versions
 from xrec_repro.io import read_json, write_json
@@ -44,6 +45,7 @@ class JobRecord:
         code: Its code digest.
         trace: Where attempts at the job leave their trace; None for none.
         unmetered: Why its energy is not metered; None to meter it.
+        threads: How many cores the job was given; None if that is not known.
     """
 
     def __init__(
@@ -55,9 +57,11 @@ class JobRecord:
         code: str,
         trace: Path | None = None,
         unmetered: str | None = "not asked for",
+        threads: int | None = None,
     ) -> None:
         self.started = time.time()
         self._code = _git_state()
+        self._threads = threads
         self._attempts = Attempts(trace, self.started) if trace else None
         self._meter = Meter(unmetered)
         self.record: dict[str, Any] = {
@@ -120,7 +124,7 @@ class JobRecord:
             "times": {"start": self.started, "end": ended, "seconds": ended - self.started},
             "code": self._commits(),
             "packages": versions(*REPORTED_PACKAGES),
-            "machine": _machine(device),
+            "machine": _machine(device, self._threads),
             "slurm_job": os.environ.get("SLURM_JOB_ID")
             or {"value": None, "reason": "not run under Slurm (SLURM_JOB_ID is not set)"},
             "slurm": slurm,
@@ -173,17 +177,18 @@ def _git_state() -> dict[str, Any]:
     return {"commit": commit, "dirty": bool(status)}
 
 
-def _machine(chosen: str | None) -> dict[str, Any]:
+def _machine(chosen: str | None, threads: int | None) -> dict[str, Any]:
     device: dict[str, Any] = {"kind": "cpu", "name": platform.processor() or platform.machine(), "count": 0}
     # Only a job that loaded torch can have used a GPU; importing it here would slow every small rule. A job may also
     # have chosen the GPU and left it alone, for example because a server did the work.
     torch = sys.modules.get("torch")
     if chosen == "cuda" and torch is not None and torch.cuda.is_initialized():
         device = {"kind": "cuda", "name": torch.cuda.get_device_name(), "count": torch.cuda.device_count()}
+        device["uuids"] = gpu_uuids()
     return {
         "node": node_name(),
         "python": platform.python_version(),
         "system": platform.system(),
-        "cores": os.cpu_count(),
         "device": device,
+        **part_of_machine(threads, device),
     }

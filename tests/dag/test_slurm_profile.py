@@ -90,7 +90,6 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
             *(f"score_{name}" for name, entry in config["metrics"].items() if name != "use" and "model" in entry),
             *(f"score_{name}_shard" for name in JUDGES),
         },
-        "train_scorer": {f"train_{name}" for name in config["scorers"]},
         "generate_explanations": {"generate_explanations", "generate_shard"},
     }
     scripts = [path for path in (root / "workflow/scripts").glob("*.py") if "job.device()" in path.read_text()]
@@ -102,10 +101,19 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
     assert all(entry == CLASSES["mig"] for rule, entry in classes.items() if rule != "tune_explainer")
 
 
+def test_what_is_trained_on_the_cpu_asks_for_no_gpu(first):
+    rules = {"pretrain_lm", "train_bart", "train_bleurt", "train_judge"}
+    assert {first[rule]["slurm_partition"] for rule in rules} == {"c"}
+    assert not any("gpu" in first[rule] for rule in rules)
+
+
 @pytest.mark.parametrize("profiles", ["extractive", "chat"])
 def test_jobs_that_use_a_gpu_take_turns_on_one_machine(root, every_metric, tmp_path, monkeypatch, profiles):
     overlay, config = tmp_path / "cuda.yaml", yaml.safe_load(every_metric.read_text())
-    config |= {"compute": {"device": "cuda"}, "defaults": {"profiles": {"backend": profiles, "chat": {"model": "any"}}}}
+    config |= {
+        "compute": {"device": "cuda"},
+        "defaults": {"profiles": {"backend": profiles, "chat": {"model": "any", "revision": "a" * 40}}},
+    }
     overlay.write_text(yaml.safe_dump(config))
     jobs = planned(root, overlay, tmp_path, 1, "profiles/default")
     classes = load_profile(root, monkeypatch)["set-resources"]

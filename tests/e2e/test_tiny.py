@@ -56,8 +56,23 @@ def test_costs_are_of_every_job_behind_the_scores(finished, results):
     tuned = [read_json(path)["times"]["seconds"] for path in results.glob("glassbox/*/seed1/adapter/provenance.json")]
     assert three["train_seconds"].sum() == pytest.approx(sum(tuned))
     (kw,) = {line["power_kw"] for line in lines}
-    seconds = three[["train_seconds", "generate_seconds"]].sum(axis=1)
-    assert three["kg_co2"].tolist() == pytest.approx((0.22 * 1.2 * kw * seconds / 3600).tolist())
+    charged = sum((three[f"{phase}_seconds"] * three[f"{phase}_share"]).fillna(0) for phase in ("train", "generate"))
+    assert three["kg_co2"].tolist() == pytest.approx((0.22 * 1.2 * kw * charged / 3600).tolist())
+
+
+def test_what_ran_side_by_side_is_charged_the_machine_once(finished, results):
+    """By the clock: each job had one core; what all jobs are charged is at most the time in which any of them ran."""
+    lines = read_json(results / "paper/costs/jobs.json")
+    there = os.cpu_count()
+    for line in lines:
+        assert read_json(finished / line["provenance"])["machine"]["cores"] == {"had": 1, "there": there}
+        assert line["share"] == pytest.approx(1 / there) or there == 1
+    busy, until = 0.0, 0.0
+    for start, end in sorted((line["start"], line["end"]) for line in lines):
+        busy, until = busy + max(0.0, end - max(start, until)), max(until, end)
+    kwh = sum(line["kg_co2"] for line in lines) / (0.22 * 1.2)
+    assert kwh <= lines[0]["power_kw"] * busy / 3600 * (1 + 1e-5)
+    assert sum(line["charged_seconds"] for line in lines) > busy, "some did run side by side"
 
 
 def test_tables_have_a_row_an_experiment(results):
@@ -134,8 +149,18 @@ def test_a_second_run_has_nothing_to_do(finished):
         ({"metrics": {"bertscore": {"idf": True}}}, {"score_bertscore": 4}, {"score_usr", "generate_explanations"}),
         ({"statistics": {"alpha": 0.01}}, {"judge_claims": 1, "write_statistics": 1}, {"merge_scores", "make_table1"}),
         ({"defaults": {"profiles": {"references": "extractive"}}}, {"generate_references": 1}, {"generate_profiles"}),
+        (
+            {"compute": {"threads": 2}},
+            {"train_lightgcn": 1, "pretrain_lm": 1, "train_bart": 1, "tune_explainer": 3},
+            {"make_glassbox", "split_interactions", "generate_profiles", "generate_references"},
+        ),
+        (
+            {"compute": {"device": "cpu"}},
+            {"train_lightgcn": 1, "tune_explainer": 3, "score_bertscore": 4},
+            {"generate_profiles", "pretrain_lm", "train_bart", "train_bleurt", "train_judge"},
+        ),
     ],
-    ids=["generation of one experiment", "recommender", "one metric", "statistics", "references"],
+    ids=["generation of one experiment", "recommender", "one metric", "statistics", "references", "threads", "device"],
 )
 def test_an_edit_reruns_what_depends_on_it(root, finished, tmp_path, change, reruns, keeps):
     overlay = tmp_path / "overlay.yaml"

@@ -46,6 +46,7 @@ def test_bars_are_the_sums_of_the_rules(drawn):
     assert [text.get_text() for text in figure.legends[0].texts] == ["attempts that succeeded", "attempts that failed"]
     assert "the 3 jobs" in caption
     assert "Attempts that failed: 1." in caption
+    assert "× power × time, by each job's share of its node." in caption
     assert "by the jobs' own clocks" in caption
 
 

@@ -20,7 +20,8 @@ def job(seconds: float, device: dict = H100, kw: float | None = 0.91, **changes)
     """The attempts at a job, one of which `accounting.jobs.account` makes a line."""
     name = {"cuda": "H100 node", "cpu": "CPU (x86_64)"}[device["kind"]] if "MIG" not in device["name"] else MIG
     line = {"outcome": "done", "device": name, "seconds": seconds, "charged_seconds": seconds, "power_kw": kw}
-    line |= {"slurm_seconds": None, "energy_kwh": None, "reason": None, "rule": "r", "provenance": "p"}
+    line |= {"share": None if kw is None else 0.25, "slurm_seconds": None, "energy_kwh": None}
+    line |= {"reason": None, "rule": "r", "provenance": "p"}
     line |= {"kg_co2": None if kw is None else 0.22 * 1.2 * kw * seconds / 3600} | changes
     return [line | {"reason": UNKNOWN if kw is None else None}]
 
@@ -50,9 +51,19 @@ def test_times_and_emissions_of_a_measured_row(tmp_path, root):
     assert float(rows[0]["kg_co2"]) == pytest.approx(0.22 * 1.2 * 0.91 * 3)
     assert float(rows[0]["train_kg_co2"]) == pytest.approx(2 * float(rows[0]["generate_kg_co2"]))
     assert "PUE 1.2 (Groeneveld, 2017)" in markdown
-    assert "- Power charged: H100 node 0.91 kW." in markdown
+    assert "- Power of a node: H100 node 0.91 kW." in markdown
     assert "- A note." in markdown
     assert "\\midrule\nTotal of these rows & this run" in tex
+
+
+def test_the_share_that_was_charged_is_said(tmp_path, root):
+    two = [*job(3600, share=0.5), *job(1800, share=1.0)]
+    rows, markdown, _, _ = make(tmp_path, root, [entry(generate=two)])
+    assert "by the cores and GPUs that it had (25% to 67% of the node's power)" in markdown
+    assert (float(rows[0]["train_share"]), float(rows[0]["generate_share"])) == (0.25, pytest.approx(2 / 3))
+    _, markdown, _, _ = make(tmp_path, root, [entry()], emissions=EMISSIONS | {"charge": "node"})
+    assert "- A job is charged the whole node, as in the study" in markdown
+    assert "its share" not in markdown
 
 
 def test_published_rows_stand_beside_and_add_up_to_both_totals(tmp_path, root):
@@ -197,4 +208,4 @@ def test_the_whole_run_is_summed_in_a_note(tmp_path, root):
     files = [tmp_path / f"table3.{ending}" for ending in ("csv", "md", "tex")]
     jobs = [*job(3600), *job(60), job(40)[0] | {"outcome": "failed"}]
     make_table3([entry()], {}, root / "resources", EMISSIONS, *files, jobs=jobs)
-    assert "2 jobs, 1 failed attempts, 1:01:40 charged, 0.25 kg;" in files[1].read_text(encoding="utf-8")
+    assert "2 jobs, 1 failed attempts, 1:01:40 of jobs' time, 0.25 kg;" in files[1].read_text(encoding="utf-8")

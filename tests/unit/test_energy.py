@@ -19,8 +19,10 @@ class GPU:
         cards = [{"name": "H100", "power_limit": 700.0}, {"name": "H100", "power_limit": 600.0}]
         self.devices = SimpleNamespace(get_gpu_static_info=lambda: cards)
 
+    chosen = (1,)
+
     def _get_gpu_ids(self):
-        return [1]
+        return self.chosen
 
 
 class RAM:
@@ -81,6 +83,13 @@ def test_only_counters_count(codecarbon):
         "gpu": {"kw": 0.6, "source": "codecarbon 3.3.2, power limit: H100 600 W"},
     }
     assert codecarbon.asked["save_to_file"] is False
+
+
+def test_nvml_that_finds_none_of_the_jobs_gpus_measured_nothing(codecarbon, monkeypatch):
+    """As with a slice (MIG): its sum is then 0, which is no measurement."""
+    monkeypatch.setattr(GPU, "chosen", ())
+    codecarbon.hardware = [CPU("cpu_load"), GPU()]
+    assert Meter(None).stop()["value"] is None
 
 
 def test_an_estimate_is_no_measurement_but_tells_the_power(codecarbon):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -236,10 +237,15 @@ def test_provenance_names_the_gpu_of_jobs_that_used_it(tmp_path, monkeypatch, de
     found = {"is_available": True, "is_initialized": started, "get_device_name": "Some GPU", "device_count": 2}
     for name, value in found.items():
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(uuid=f"uuid {i}"))
     with Job(Workflow(tmp_path, device)) as job:
         assert not asks or job.device() == ("cpu" if device == "cpu" else "cuda")
-    recorded = read_json(tmp_path / "provenance.json")["machine"]["device"]
+    machine = read_json(tmp_path / "provenance.json")["machine"]
+    recorded = machine["device"]
     assert recorded["kind"] == kind
+    assert (recorded.get("uuids"), machine.get("gpus")) == (
+        (["uuid 0", "uuid 1"], {"had": 2, "there": 2}) if kind == "cuda" else (None, None)
+    )
     assert (recorded["name"] == "Some GPU", recorded["count"]) == (kind == "cuda", 2 if kind == "cuda" else 0)
 
 

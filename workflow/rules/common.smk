@@ -52,8 +52,13 @@ RESOURCES = os.path.relpath(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
 NEEDS_TRUTH = ("faithfulness",)
-# GPUs of a job that runs a model: with --resources gpu=1 such jobs take turns. A cluster's profile says its own.
+# GPUs of a job that runs a model on one: with --resources gpu=1 such jobs take turns, with gpu=2 two run at a time, each
+# on a GPU that it reserves (`xrec_repro.device`). A cluster's profile says its own.
 GPUS = gpus_of_a_job(config["compute"])
+# `compute` is a parameter, and its change a reason to run again, of the rules that run a torch model and of no others:
+# device and threads decide in which order a model's sums are added, and so their last bits. What is trained on the CPU
+# whatever the device has the threads alone.
+THREADS = {"threads": config["compute"]["threads"]}
 SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
 BUNDLED = ("minilm",)  # names of models that a package carries
 # What a rule reads of the folder resources: published numbers by table, hardware by name.
@@ -193,12 +198,16 @@ def writer_settings(key):
     return chosen
 
 
+def writes_by_model(wildcards, key):
+    """Tell whether the texts are written by a chat model of this machine: not by rules, nor by a server."""
+    chosen = settings(config, wildcards.dataset)["profiles"]
+    return chosen[key] == "chat" and chosen["chat"]["base_url"] is None
+
+
 def chat_places(wildcards, key):
     """Return the folder of a chat model that runs here, if one writes the texts and no hub revision pins it."""
-    chosen = settings(config, wildcards.dataset)["profiles"]
-    chat = chosen["chat"]
-    local = chosen[key] == "chat" and chat["base_url"] is None and chat["revision"] is None
-    return when(local, chat_model=chat["model"])
+    chat = settings(config, wildcards.dataset)["profiles"]["chat"]
+    return when(writes_by_model(wildcards, key) and chat["revision"] is None, chat_model=chat["model"])
 
 
 def writer_inputs(key):
@@ -214,16 +223,6 @@ def own_files(places):
 def own_digests(places):
     """Return a params function: the digests of the user's own files and models."""
     return lambda wildcards: places_digest({n: Path(p).expanduser() for n, p in places(wildcards).items()})
-
-
-def writer_gpus(key):
-    """Return a resource function: a GPU where the texts are written by a chat model of this machine."""
-
-    def needed(wildcards):
-        chosen = settings(config, wildcards.dataset)["profiles"]
-        return GPUS if chosen[key] == "chat" and chosen["chat"]["base_url"] is None else 0
-
-    return needed
 
 
 def example_inputs(wildcards, profiles):

@@ -19,11 +19,10 @@ rule pretrain_lm:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(120),
-        gpu=GPUS,
     params:
         settings=lambda wildcards: pick("llm")(wildcards)["llm"]["scratch"],
         domain=dataset_key("domain"),
-        compute=config["compute"],
+        compute=THREADS,
         code=digest("pretrain_lm"),
     script:
         "../scripts/pretrain_lm.py"

@@ -31,7 +31,7 @@ for METRIC in config["metrics"]["use"]:
             **when(SHARDS, shard="{shard}"),
             **metric_params(METRIC),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
-            compute=config["compute"],
+            **when(runs_model(METRIC), compute=config["compute"]),
             code=digest("score_metric", f"metrics/{METRIC}"),
         script:
             "../scripts/score_metric.py"

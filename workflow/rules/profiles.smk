@@ -18,18 +18,18 @@ rule generate_profiles:
     priority: 5  # what pretraining waits for
     conda:
         ENVIRONMENT
-    threads: config["compute"]["threads"]
+    threads: lambda wildcards: config["compute"]["threads"] if writes_by_model(wildcards, "backend") else 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=writer_gpus("backend"),
+        gpu=lambda wildcards: GPUS if writes_by_model(wildcards, "backend") else 0,
     params:
         **split_params(writer_settings("backend")),
         models=own_digests(lambda wildcards: chat_places(wildcards, "backend")),
         domain=dataset_key("domain"),
         source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
-        compute=config["compute"],
+        compute=lambda wildcards: config["compute"] if writes_by_model(wildcards, "backend") else None,
         code=digest("generate_profiles"),
     script:
         "../scripts/generate_profiles.py"
@@ -51,18 +51,18 @@ rule generate_references:
     priority: 5
     conda:
         ENVIRONMENT
-    threads: config["compute"]["threads"]
+    threads: lambda wildcards: config["compute"]["threads"] if writes_by_model(wildcards, "references") else 1
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=writer_gpus("references"),
+        gpu=lambda wildcards: GPUS if writes_by_model(wildcards, "references") else 0,
     params:
         **split_params(writer_settings("references")),
         models=own_digests(lambda wildcards: chat_places(wildcards, "references")),
         domain=dataset_key("domain"),
         source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
-        compute=config["compute"],
+        compute=lambda wildcards: config["compute"] if writes_by_model(wildcards, "references") else None,
         code=digest("generate_references"),
     script:
         "../scripts/generate_references.py"

@@ -21,11 +21,10 @@ for SCORER in ("bart", "bleurt", "judge"):
         resources:
             mem_mb=scaled(3000),
             runtime=scaled(60),
-            gpu=GPUS,
         params:
             settings=config["scorers"][SCORER],
             scorer=SCORER,
-            compute=config["compute"],
+            compute=THREADS,
             code=digest("train_scorer", f"scorers/{SCORER}"),
         script:
             "../scripts/train_scorer.py"

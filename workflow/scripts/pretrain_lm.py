@@ -5,7 +5,7 @@ from xrec_repro.explainer.pretrain import pretrain
 from xrec_repro.job import Job
 
 with Job(snakemake) as job:
-    job.device()
+    job.set_threads()
     examples = load_examples(job.input.texts, job.input.references, job.input.user_profiles, job.input.item_profiles)
     train = [example for example in examples if example.split == "train"]
     # Beside the declared folder, which Snakemake removes with all that is in it when the job fails.

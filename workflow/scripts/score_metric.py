@@ -14,7 +14,7 @@ with Job(snakemake) as job:
     own = {name: str(files[name]) for name in ("model", "weights") if name in files}
     settings = job.settings["metrics"][job.params.metric] | own
     what = (files["explanations"], job.params.metric, settings)
-    device = job.device() if "model" in settings else "cpu"
+    device = job.device() if hasattr(job.params, "compute") else "cpu"
     kept = Partial(Path(job.params.partial), job.fingerprint) if hasattr(job.params, "partial") else None
     if hasattr(job.params, "shard"):
         score_shard(*what, Shard.parse(job.params.shard), job.output.blocks, device, kept)

@@ -5,7 +5,7 @@ from xrec_repro.job import Job
 from xrec_repro.scorers import train_scorer
 
 with Job(snakemake) as job:
-    job.device()
+    job.set_threads()
     references = [
         example.reference
         for texts, written in zip(job.input.texts, job.input.references, strict=True)

@@ -1,9 +1,9 @@
 """Emissions of jobs and of the published runs: carbon intensity x PUE x power x time (study, eq. 1).
 
-The power is that of a node with one GPU, from ``resources/hardware.tsv``. A stage runs on one GPU, so one is charged,
-however many its node shows. A slice of a GPU (MIG) is charged its `share` of the node; as in the study that is all of
-it, an upper bound, because what a slice draws is not known. An unknown CPU is charged an assumed power, and
-said to be so; for other unknown hardware the emissions are None, with a reason.
+The power is that of a node with one GPU, from ``resources/hardware.tsv``; which share of it a job is charged is decided
+in `accounting.shares`. A slice of a GPU (MIG) is charged its `share` of the node; as in the study that is all of it, an
+upper bound, because what a slice draws is not known. An unknown CPU is charged an assumed power, and said to be so; for
+other unknown hardware the emissions are None, with a reason.
 """
 
 import csv
@@ -48,15 +48,19 @@ class Power:
 
     Attributes:
         device: Name for people.
-        kw: Power charged, in kW; None if it is not known.
+        kw: Of its node as a whole, in kW, one GPU and its host; None if it is not known.
         reason: Why it is not known, and what to do about it.
         source: Where it comes from.
+        gpu_kw: Of the GPU alone, or of the slice of it that the device is, in kW; 0 for a CPU.
+        host_kw: Of all cores of the host, in kW; None if it is not known apart from the node's.
     """
 
     device: str
     kw: float | None
     reason: str | None = None
     source: str | None = None
+    gpu_kw: float = 0.0
+    host_kw: float | None = None
 
 
 def emissions_kg(seconds: float, power_kw: float, carbon_intensity: float, pue: float) -> float:
@@ -109,6 +113,15 @@ def find_hardware(name: str, hardware: Sequence[Hardware]) -> Hardware | None:
     return next((row for row in hardware if re.search(row.pattern, name)), None)
 
 
+def slice_of(name: str | None) -> float:
+    """Return the part of its GPU that a device is, by the compute slices in its name (``MIG 3g.20gb``: 3/7).
+
+    A GPU has seven of them, an A30 four (NVIDIA, Multi-Instance GPU User Guide).
+    """
+    found = re.search(r"\bMIG (\d)g\.", name or "")
+    return min(1.0, int(found[1]) / (4 if "A30" in str(name) else 7)) if found else 1.0
+
+
 def power_of(
     device: Mapping[str, Any],
     hardware: Sequence[Hardware],
@@ -131,23 +144,29 @@ def power_of(
     stated = settings.get("node_power_kw") or {}
     for key in (name, kind):
         if key in stated:
-            return Power(label, stated[key], source=f"emissions.node_power_kw.{key}")
+            host = stated[key] if kind == "cpu" else None
+            return Power(label, stated[key], source=f"emissions.node_power_kw.{key}", host_kw=host)
+    part = slice_of(name)
     if known:
-        return Power(label, known.node_power_kw * known.share, source=known.source)
-    parts = [(detected or {}).get(part) for part in (("cpu", "gpu") if kind == "cuda" else ("cpu",))]
+        gpu = known.gpu_power_kw * (known.share if known.share < 1 else part)  # a stated share was measured
+        host = (known.node_power_kw - known.gpu_power_kw) * known.share
+        return Power(label, known.node_power_kw * known.share, source=known.source, gpu_kw=gpu, host_kw=host)
+    parts = [(detected or {}).get(name) for name in (("cpu", "gpu") if kind == "cuda" else ("cpu",))]
     if None not in parts:
-        return Power(label, sum(part["kw"] for part in parts), source="; ".join(part["source"] for part in parts))
+        host, *gpus = (each["kw"] for each in parts)
+        source = "; ".join(each["source"] for each in parts)
+        return Power(label, host + sum(gpus), source=source, gpu_kw=sum(gpus) * part, host_kw=host)
     assumed = settings.get("unknown_cpu_kw") if kind == "cpu" else None
     if assumed is not None:
         source = f"emissions.unknown_cpu_kw: {(settings.get('sources') or {}).get('unknown_cpu_kw', 'stated')}"
-        return Power(f"{label}, {ASSUMED}", assumed, source=source)
+        return Power(f"{label}, {ASSUMED}", assumed, source=source, host_kw=assumed)
     return Power(label, None, f"the power of {label} is not known; state it in emissions.node_power_kw.{kind}")
 
 
 def job_emissions(
     seconds: float, device: Mapping[str, Any], hardware: Sequence[Hardware], settings: Mapping[str, Any]
 ) -> tuple[float | None, str | None]:
-    """Return the emissions of a job in kg of CO2 equivalent, or None and the reason.
+    """Return the emissions of a job that had its node to itself in kg of CO2 equivalent, or None and the reason.
 
     Args:
         seconds: How long it ran.

@@ -16,7 +16,8 @@ _SAMPLE_S = 15
 class Meter:
     """Meters this machine from construction until `stop`; it costs nothing if it is not `on`.
 
-    RAPL counts all that runs on the node. NVML counts the GPUs that the job sees.
+    RAPL counts all that runs on the node, NVML the GPUs that the process sees when metering starts, whoever uses them;
+    `accounting.shares` takes the job's share.
 
     Args:
         reason: Why nothing is to be metered; None to meter.
@@ -71,7 +72,7 @@ def _reading(tracker: Any) -> dict[str, Any]:
     data = tracker.final_emissions_data
     parts = {type(part).__name__: part for part in tracker._hardware}
     measured: dict[str, float] = {}
-    if "GPU" in parts:
+    if "GPU" in parts and list(parts["GPU"]._get_gpu_ids()):  # it finds no slices of a GPU
         measured["NVML"] = data.gpu_energy
     if "CPU" in parts and parts["CPU"]._mode == "intel_rapl":
         measured["RAPL"] = data.cpu_energy

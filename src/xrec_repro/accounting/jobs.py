@@ -1,7 +1,7 @@
 """The jobs that a run stands on: their times by their own records and by Slurm's, and what they emitted.
 
 One line is one attempt at a job. It is charged the time that Slurm counts (start-up included) where Slurm counted, and
-its own otherwise; attempts that failed are charged like others.
+its own otherwise, at the power of its share of the machine; attempts that failed are charged like others.
 """
 
 import math
@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from xrec_repro.accounting.emissions import Hardware, emissions_factors, emissions_kg, load_hardware, power_of
+from xrec_repro.accounting.shares import Share, shares_of
 from xrec_repro.accounting.slurm import SlurmJob, slurm_jobs
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_json, write_text
@@ -23,7 +24,7 @@ _J_PER_KWH = 3.6e6
 _COLUMNS = (
     "rule", "provenance", "attempt", "outcome", "node", "partition", "device", "gpus", "start", "end", "seconds",
     "slurm_job", "slurm_state", "slurm_seconds", "slurm_source", "charged_seconds", "power_kw", "power_source",
-    "kg_co2", "reason", "energy_kwh", "energy_source", "kg_co2_metered", "slurm_energy_kwh",
+    "share", "share_source", "kg_co2", "reason", "energy_kwh", "energy_source", "kg_co2_metered", "slurm_energy_kwh",
 )  # fmt: skip
 
 
@@ -159,8 +160,8 @@ def account(
     lines += _untraced(members, runs)
     lines.sort(key=lambda line: (line["provenance"], line["start"]))
     seen = _detections(records)
-    for line in lines:
-        _charge(line, records[line["provenance"]], hardware, emissions, seen)
+    for line, share in zip(lines, shares_of(lines, records, emissions.get("charge", "share")), strict=True):
+        _charge(line, records[line["provenance"]], hardware, emissions, seen, share)
     return [{name: line[name] for name in _COLUMNS} for line in _counted(lines)]
 
 
@@ -251,16 +252,19 @@ def _charge(
     hardware: Sequence[Hardware],
     emissions: Mapping[str, Any],
     detected: Mapping[str, Mapping[str, Any]],
+    share: Share,
 ) -> None:
-    """Charge an attempt its time at the power of the device that the successful one used (study, eq. 1)."""
+    """Charge an attempt its time at its share of the power of the device that the successful one used (eq. 1)."""
     machine = record["machine"]
     power = power_of(machine["device"], hardware, emissions, detected.get(machine["node"]))
     seconds = line["seconds"] if line["slurm_seconds"] is None else line["slurm_seconds"]
     intensity, pue = emissions_factors(emissions)
     line |= {"charged_seconds": seconds, "device": power.device, "power_kw": power.kw, "power_source": power.source}
-    line["reason"] = power.reason
-    line["kg_co2"] = None if power.kw is None else emissions_kg(seconds, power.kw, intensity, pue)
+    line |= {"reason": power.reason, "share": share.of_power(power), "share_source": share.source}
+    if power.kw is not None:
+        line["kg_co2"] = emissions_kg(seconds, power.kw * line["share"], intensity, pue)
     if line["energy_kwh"] is not None:
+        line["energy_kwh"] = share.of_energy(record["energy_kwh"], machine["device"])
         line["kg_co2_metered"] = intensity * pue * line["energy_kwh"]
 
 

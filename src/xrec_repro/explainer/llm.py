@@ -157,15 +157,3 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def pick_device(setting: str) -> str:
-    """Resolve ``auto`` to ``cuda`` where there is one, else ``cpu``.
-
-    Raises:
-        ConfigError: ``cuda`` was asked for and is not there.
-    """
-    available = torch.cuda.is_available()
-    if setting == "cuda" and not available:
-        raise ConfigError("compute.device: 'cuda' is asked for but torch sees no GPU; set it to 'auto' or 'cpu'")
-    return "cuda" if setting == "cuda" or (setting == "auto" and available) else "cpu"

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from xrec_repro.device import pick_device
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.identity import model_digest, sha256_file
 
@@ -159,16 +160,12 @@ def load_network(
 
 
 def torch_device(name: str) -> torch.device:
-    """Return the device for ``auto`` | ``cpu`` | ``cuda``.
+    """Return the device for ``auto`` | ``cpu`` | ``cuda``, on a GPU that this process has reserved.
 
     Raises:
         ConfigError: CUDA was asked for and is not there.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"device {name!r}: no CUDA device here; set compute.device to auto or cpu")
-    return torch.device(name)
+    return torch.device(pick_device(name))
 
 
 def torch_dtype(name: str, key: str) -> torch.dtype:

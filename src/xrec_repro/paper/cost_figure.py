@@ -26,7 +26,7 @@ def costs_figure(
         jobs: The attempts at all jobs of the run, as `xrec_repro.accounting.jobs.account` returns them.
         out_pdf: Where the PDF goes.
         out_png: Where the PNG goes.
-        emissions: carbon_intensity (kg/kWh) and pue.
+        emissions: carbon_intensity (kg/kWh), pue, and maybe charge (share or node).
 
     Returns:
         The caption, which is also printed under the figure.
@@ -103,7 +103,8 @@ def _caption(jobs: Sequence[Mapping[str, Any]], emissions: Mapping[str, Any]) ->
             counted, f"Times are Slurm's for {counted} of {len(jobs)} attempts, else by the jobs' own clocks."
         ),
         f"Attempts that failed: {failed}.",
-        f"Equation 1: {emissions['carbon_intensity']:g} kg/kWh × PUE {emissions['pue']:g} × power × time.",
+        f"Equation 1: {emissions['carbon_intensity']:g} kg/kWh × PUE {emissions['pue']:g} × power × time"
+        + (", of a whole node." if emissions.get("charge") == "node" else ", by each job's share of its node."),
     ]
     parts += [f"Not known: {reason}." for reason in dict.fromkeys(job["reason"] for job in jobs if job["reason"])]
     return " ".join(parts)

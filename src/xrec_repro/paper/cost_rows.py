@@ -19,13 +19,14 @@ class Phase:
     Attributes:
         device: What it ran on, for people.
         seconds: How long it took, by the clock of the job itself; summed over parts.
-        kw: Power charged, in kW; None if it is not known.
+        kw: Power of its node as a whole, in kW; None if it is not known.
         stopped_early: Whether training was stopped before its last example.
         kg: Its emissions by equation 1, in kg of CO2 equivalent; None if they are not known.
         reason: Why they are not known.
         slurm_seconds: What Slurm counts for it, attempts that failed included; None if Slurm did not count.
         failed: Attempts that failed before.
         energy_kwh: Metered, of the successful attempts; None if it was not.
+        share: Part of the node's power that was charged, on average over the time; None of published rows.
     """
 
     device: str
@@ -37,6 +38,7 @@ class Phase:
     slurm_seconds: float | None = None
     failed: int = 0
     energy_kwh: float | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,12 @@ def _phase(place: str, attempts: Sequence[Mapping[str, Any]], stopped_early: boo
     done = [attempt for attempt in attempts if attempt["outcome"] == "done"]
     if not done:
         raise DataError(f"{place}: no successful attempt is known; run the rule collect_jobs again")
+    seconds = math.fsum(attempt["seconds"] for attempt in done)
+    shares = [attempt["share"] for attempt in done]
     reasons = dict.fromkeys(attempt["reason"] for attempt in done if attempt["reason"])
     return Phase(
         device=", ".join(dict.fromkeys(attempt["device"] for attempt in done)),
-        seconds=math.fsum(attempt["seconds"] for attempt in done),
+        seconds=seconds,
         kw=done[0]["power_kw"] if len({attempt["power_kw"] for attempt in done}) == 1 else None,
         stopped_early=stopped_early,
         kg=total(attempts, "kg_co2"),
@@ -144,4 +148,5 @@ def _phase(place: str, attempts: Sequence[Mapping[str, Any]], stopped_early: boo
         slurm_seconds=total(attempts, "slurm_seconds"),
         failed=len(attempts) - len(done),
         energy_kwh=total(done, "energy_kwh"),
+        share=None if None in shares else math.fsum(x["seconds"] * x["share"] for x in done) / (seconds or 1.0),
     )

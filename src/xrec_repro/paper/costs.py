@@ -34,8 +34,8 @@ def make_table3(
             (the attempts at the generation, of all its parts); attempts as `accounting.jobs.account` returns them.
         published_as_by_dataset: Data set -> its name in the published tables, or None.
         resources_folder: The folder ``resources``.
-        emissions: carbon_intensity (kg/kWh), pue, sources (factor -> where it comes from), and maybe equivalents
-            (label, kg and source of each).
+        emissions: carbon_intensity (kg/kWh), pue, sources (factor -> where it comes from), and maybe charge (share or
+            node) and equivalents (label, kg and source of each).
         out_csv: Where the CSV file goes.
         out_md: Where the Markdown file goes.
         out_tex: Where the LaTeX file goes.
@@ -173,18 +173,14 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
     ]
     phases = [phase for row in rows for phase in row.phases]
     powers = dict.fromkeys(f"{phase.device} {phase.kw:g} kW" for phase in phases if phase.kw is not None)
-    notes += [f"Power charged: {', '.join(powers)}."] if powers else []
+    notes += [f"Power of a node: {', '.join(powers)}."] if powers else []
+    notes += _share_notes(rows, emissions)
     if any(phase.device.endswith(ASSUMED) for phase in phases):
         notes.append(
             f"{ASSUMED.capitalize()}: {sources.get('unknown_cpu_kw', 'as configured')}. "
             "State what your node draws in emissions.node_power_kw.cpu."
         )
     notes += [f"Emissions of this run: {reason}." for reason in dict.fromkeys(p.reason for p in phases) if reason]
-    if any("MIG" in phase.device for phase in phases):
-        notes.append(
-            "MIG: a slice of a GPU. What it draws is not known; as in the study it is charged the whole node, "
-            "an upper bound."
-        )
     if any(row.kind == "published" for row in rows):
         notes.append(
             "What the study prints does not follow its equation: from its times, the equation gives "
@@ -208,6 +204,27 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
     return notes
 
 
+def _share_notes(rows: Sequence[Cost], emissions: Mapping[str, Any]) -> list[str]:
+    """Say which part of its node a job is charged."""
+    shares = [phase.share for row in rows for phase in row.phases if phase.share is not None]
+    own = [row for row in rows if row.kind != "published"]
+    notes = []
+    if emissions.get("charge") == "node":
+        notes.append("A job is charged the whole node, as in the study, whatever else ran on it.")
+    elif own:
+        range_ = f" ({min(shares):.0%} to {max(shares):.0%} of the node's power)" if shares else ""
+        notes.append(
+            f"A job of this run is charged its share of the node, by the cores and GPUs that it had{range_}, so that "
+            "jobs side by side add up to the node; the study charges all of it."
+        )
+    if any("MIG" in phase.device for row in rows for phase in row.phases):
+        notes.append(
+            "MIG: a slice of a GPU. What it draws is not known; the study charges it the whole node, an upper bound, "
+            "and a share is that of its compute slices in the GPU's power."
+        )
+    return notes
+
+
 def _run_notes(rows: Sequence[Cost], jobs: Sequence[Mapping[str, Any]], emissions: Mapping[str, Any]) -> list[str]:
     """Say what was charged of this run, and what its emissions amount to."""
     measured = [row for row in rows if row.kind != "published"]
@@ -218,8 +235,8 @@ def _run_notes(rows: Sequence[Cost], jobs: Sequence[Mapping[str, Any]], emission
         notes.append(f"Attempts at these jobs that failed or were killed: {failed}. They are charged like others.")
     if any(phase.energy_kwh is not None for phase in phases):
         notes.append(
-            "kWh metered: by the counters of the GPUs and processors (costs/jobs.csv says which), without the overhead "
-            "of the centre, of the attempts that succeeded; not part of equation 1."
+            "kWh metered: by the counters of the GPUs and processors (costs/jobs.csv says which), of these the job's "
+            "share, without the overhead of the centre, of the attempts that succeeded; not part of equation 1."
         )
     kg = _sum([row.kg for row in measured])
     for same in (emissions.get("equivalents") or []) if kg else []:
@@ -244,7 +261,7 @@ def _whole_note(jobs: Sequence[Mapping[str, Any]]) -> str:
     emitted = "emissions not known" if kg is None else f"{_amount(kg)} kg"
     return (
         f"The whole run, what experiments share and scores included: {len(jobs) - failed} jobs, {failed} failed "
-        f"attempts, {_clock(total(jobs, 'charged_seconds'))} charged, {emitted}; by rule in costs/rules.csv."
+        f"attempts, {_clock(total(jobs, 'charged_seconds'))} of jobs' time, {emitted}; by rule in costs/rules.csv."
     )
 
 
@@ -254,6 +271,7 @@ def _record(row: Cost, emissions: Mapping[str, Any]) -> dict[str, Any]:
     record |= {"few": int(row.few), "n_test": row.n_test}
     for name, phase in (("train", row.train), ("generate", row.generate)):
         record |= {f"{name}_device": phase and phase.device, f"{name}_seconds": phase and phase.seconds}
+        record |= {f"{name}_share": phase and phase.share}
         record |= {f"{name}_slurm_seconds": phase and phase.slurm_seconds, f"{name}_kg_co2": phase and phase.kg}
         measured = phase if row.kind != "published" else None
         record |= {f"{name}_failed_attempts": measured and measured.failed}

@@ -15,6 +15,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from xrec_repro.device import pick_device
 from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.profiles.bodies import NoCompletionError, read_body
@@ -216,10 +217,10 @@ class LocalModel:
 
     Raises:
         ModelError: The model cannot be loaded or has no chat template.
+        ConfigError: ``cuda`` was asked for and is not there.
     """
 
     def __init__(self, settings: Settings, seed: int, device: str) -> None:
-        import torch
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -227,7 +228,7 @@ class LocalModel:
 
         self._settings, self._seed = settings, seed
         name, revision = settings["model"], settings["revision"]
-        self._device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        self._device = pick_device(device)
         try:
             model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=DTYPE)
             self._tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
