@@ -26,7 +26,7 @@ OTHER = "of other settings, code, data, models, libraries or device"  # what is 
 RUNTIME_VERSION = 1
 RUNTIME = frozenset(
     {
-        *("accounting.attempts", "accounting.energy", "checkpoint", "partial"),
+        *("accounting.attempts", "accounting.energy", "accounting.machine", "checkpoint", "device", "partial"),
         *("errors", "identity", "interrupt", "io", "job", "progress", "provenance"),
     }
 )

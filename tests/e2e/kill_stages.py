@@ -15,13 +15,14 @@ from xrec_repro.contracts import GRAPH, ITEM_PROFILES, REFERENCES, TEXTS, USER_P
 from xrec_repro.explainer import pretrain
 from xrec_repro.io import write_table
 from xrec_repro.job import Job
+from xrec_repro.metrics import _blocks
 from xrec_repro.scorers import training
 
 ROOT = Path(__file__).resolve().parents[2]
 # Imported once, in the process that all runs are forked from.
 PRELOAD = [__name__, "transformers.models.llama.modeling_llama", "xrec_repro.explainer.assemble"]
 PRELOAD += ["xrec_repro.explainer.stages", "xrec_repro.explainer.generation", "xrec_repro.recommender.train"]
-PRELOAD += ["xrec_repro.scorers.bart"]
+PRELOAD += ["xrec_repro.scorers.judge", "xrec_repro.metrics.llamascore"]
 USERS, ITEMS = 20, 16
 SMALL = {
     "llm": {"scratch": {"epochs": 2, "batch_size": 4, "hidden": 16, "intermediate": 24}},
@@ -30,11 +31,21 @@ SMALL = {
     "generation": {"batch_size": 2},
 }
 SCORER = {"steps": 9, "pairs": 40}
+JUDGE = {"batch_size": 2, "min_mass": 0.0}
 # What may change between a kill and the next attempt: of the settings, or of what stands around the stage.
 EDITS = {
-    "dtype": {"llm": {"dtype": "bfloat16"}},
-    "setting": {"recommender": {"weight_decay": 1e-5}, "tuning": {"learning_rate": 1e-3}, "generation": {"top_k": 9}},
-    "neutral": {"tuning": {"checkpoint_every": 4, "micro_batch_size": 4}, "generation": {"batch_size": 5}},
+    "dtype": {"llm": {"dtype": "bfloat16"}, "metrics": {"llamascore": {"dtype": "bfloat16"}}},
+    "setting": {
+        "recommender": {"weight_decay": 1e-5},
+        "tuning": {"learning_rate": 1e-3},
+        "generation": {"top_k": 9},
+        "metrics": {"llamascore": {"min_mass": 1e-9}},
+    },
+    "neutral": {
+        "tuning": {"checkpoint_every": 4, "micro_batch_size": 4},
+        "generation": {"batch_size": 5},
+        "metrics": {"llamascore": {"batch_size": 4}},
+    },
 }
 
 
@@ -74,12 +85,21 @@ STAGES = {
         (*TEXT_FILES, "embeddings", "llm", "weights", "config"),
     ),
     "scorer": Stage("train_scorer", (), {"model": "model"}, {}, ("texts", "references")),
+    "judging": Stage(
+        "score_metric",
+        ("metrics",),
+        {"scores": "scores.parquet", "summary": "summary.json"},
+        {"partial": "scores.partial.jsonl"},
+        ("explanations", "model"),
+    ),
 }
 PRODUCED = {
     "embeddings": "lightgcn/embeddings.safetensors",
     "llm": "llm/model",
     "weights": "tuning/adapter.safetensors",
     "config": "tuning/adapter.json",
+    "explanations": "generation/explanations.parquet",
+    "model": "scorer/model",
 }
 
 
@@ -103,6 +123,7 @@ def run(name: str, world: Path, folder: Path, moment: tuple[int, int] | None = N
     if moment:
         _signal_at_sync(*moment)
     pretrain.CHECKPOINT_EVERY = training.CHECKPOINT_EVERY = 3
+    _blocks._PAIRS = 4
     torch.set_num_threads(1)
     if edit == "library":
         provenance.versions = lambda *names: dict.fromkeys(names, "9.9")
@@ -152,17 +173,21 @@ def make_texts(world: Path) -> None:
 def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamespace:
     stage = STAGES[name]
     config = load_config(ROOT / "config/config.yaml", ROOT / "tests/tiny.yaml")
-    every = merge(merge(settings(config, "glassbox", "xrec"), SMALL), EDITS.get(edit, {}))
+    every = merge(settings(config, "glassbox", "xrec"), SMALL)
+    every["metrics"] = {"llamascore": config["metrics"]["llamascore"] | JUDGE}
+    every = merge(every, EDITS.get(edit, {}))
     chosen = {section: every[section] for section in stage.sections}
     chosen |= {"domain": "book", "embedding_width": every["recommender"]["dim"]}
     if name == "llm":
         chosen = every["llm"]["scratch"]
     if name == "scorer":
-        chosen = config["scorers"]["bart"] | SCORER
+        chosen = config["scorers"]["judge"] | SCORER
     kept = {key: str(folder / file) for key, file in stage.kept.items()}
     code = "another" if edit == "code" else "the same"
     compute = {"device": "cpu", "threads": 1}
-    fixed = {"code": code, "scorer": "bart", "compute": compute, "domain": "book", "shard": "1-of-1"}
+    fixed = {"code": code, "scorer": "judge", "metric": "llamascore", "compute": compute, "domain": "book"}
+    if name == "generation":
+        fixed["shard"] = "1-of-1"
     inputs = {key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}
     return SimpleNamespace(
         rule=stage.script,

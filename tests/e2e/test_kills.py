@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.e2e import kill_stages
 from tests.e2e.kill_stages import STAGES, make_texts, outputs
-from xrec_repro.contracts import GRAPH, REFERENCES
+from xrec_repro.contracts import EXPLANATIONS, GRAPH, REFERENCES
 from xrec_repro.io import write_table
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
@@ -26,7 +26,8 @@ RESUMED = {
     "llm": r"resumed pretraining after step (\d+)",
     "tuning": r"resumed tuning after step (\d+)",
     "generation": r"resumed generation after (\d+) examples",
-    "scorer": r"resumed training bart after step (\d+)",
+    "scorer": r"resumed training judge after step (\d+)",
+    "judging": r"resumed llamascore after (\d+) of",
 }
 
 
@@ -102,8 +103,8 @@ def test_a_kill_while_state_is_written_loses_one_interval_at_most(forks, world, 
     assert attempt(forks, name, world, tmp_path, (signal.SIGKILL, at)) == -signal.SIGKILL
     assert attempt(forks, name, world, tmp_path) == 0
     resumed = re.findall(RESUMED[name], (tmp_path / "log").read_text())
-    first = {"generation": 2}.get(name, 3)
-    # Generation has its rows in the file before it syncs; the others rename a file after that.
+    first = {"generation": 2, "judging": 1}.get(name, 3)
+    # Rows are in the file before it syncs; a checkpoint is renamed after that.
     states = max(at - 2, 0)
     assert resumed == ([str(states * first)] if states else [])
     assert files(tmp_path) == files(world / name)
@@ -129,6 +130,10 @@ def other_world(world, tmp_path_factory) -> Path:
     weights = folder / "llm/model/model.safetensors"
     tensors = load_file(weights)
     save_file({name: value + 1e-3 for name, value in tensors.items()}, weights, {"format": "pt"})
+    judge = folder / "scorer/model/model.safetensors"
+    save_file({name: value + 1e-3 for name, value in load_file(judge).items()}, judge, {"format": "pt"})
+    told = pq.read_table(folder / "generation/explanations.parquet")
+    write_table(folder / "generation/explanations.parquet", told.take([*range(1, len(told)), 0]), EXPLANATIONS)
     rows = pq.read_table(folder / "references.parquet").to_pylist()
     rows = [row | {"reference": f"{row['reference']} so"} for row in rows]
     write_table(folder / "references.parquet", rows, REFERENCES)
@@ -137,13 +142,14 @@ def other_world(world, tmp_path_factory) -> Path:
     return folder
 
 
-OF_A_MODEL = ("tuning", "generation")
+OF_A_MODEL = ("tuning", "generation", "judging")
 
 
 @pytest.mark.parametrize(
     ("name", "edit"),
     [
-        *((name, edit) for name in STAGES for edit in ("code", "device", "library", "inputs")),
+        *((name, edit) for name in STAGES for edit in ("code", "library", "inputs")),
+        *((name, "device") for name in STAGES if name not in ("llm", "scorer")),  # which train on the CPU alone
         *((name, edit) for name in OF_A_MODEL for edit in ("dtype", "setting", "weights")),
         ("lightgcn", "setting"),
     ],
@@ -156,8 +162,9 @@ def test_a_killed_stage_of_something_else_starts_anew_and_says_so(forks, world, 
     elif edit == "weights":
         place = tmp_path / "world"
         shutil.copytree(world, place, ignore=shutil.ignore_patterns("provenance.json"))
-        shutil.rmtree(place / "llm")
-        shutil.copytree(other_world / "llm", place / "llm")
+        model = "scorer/model" if name == "judging" else "llm/model"
+        shutil.rmtree(place / model)
+        shutil.copytree(other_world / model, place / model)
     assert attempt(forks, name, place, tmp_path / name, edit=edit) == 0, (tmp_path / name / "log").read_text()
     log = (tmp_path / name / "log").read_text()
     assert not re.search(RESUMED[name], log)
@@ -171,7 +178,8 @@ def test_a_killed_stage_goes_on_with_settings_that_change_nothing(forks, world, 
     assert attempt(forks, name, world, tmp_path, (signal.SIGKILL, 4)) == -signal.SIGKILL
     assert attempt(forks, name, world, tmp_path, edit="neutral") == 0
     log = (tmp_path / "log").read_text()
-    assert re.findall(RESUMED[name], log) == [{"tuning": "6", "generation": "4"}[name]]
+    # A judge's blocks are of four pairs whatever its batches are.
+    assert re.findall(RESUMED[name], log) == [{"tuning": "6", "generation": "4", "judging": "2"}[name]]
     if name == "generation":
         assert files(tmp_path) == files(world / name)
 

@@ -1,5 +1,6 @@
 """The whole workflow on a tiny world, as a user runs it."""
 
+import os
 import shutil
 from collections import Counter
 from pathlib import Path

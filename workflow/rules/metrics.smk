@@ -28,7 +28,7 @@ for METRIC in config["metrics"]["use"]:
             runtime=scaled(240 if runs_model(METRIC) else 10),
             gpu=GPUS if runs_model(METRIC) else 0,
         params:
-            **when(SHARDS, shard="{shard}"),
+            **when(SHARDS, shard="{shard}", cut=config["metrics"][METRIC].get("batch_size")),
             **metric_params(METRIC),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
             **when(runs_model(METRIC), compute=config["compute"]),

@@ -81,16 +81,19 @@ def score_blocks(
     numbered = shard.deal(list(enumerate(_cut(metric, predictions, references))))
     if numbered and not hasattr(metric, "batch_size"):  # nothing joins its pairs: all at once, its requests overlap
         numbered = [(numbered[0][0], sorted(chain.from_iterable(rows for _, rows in numbered)))]
-    blocks = {block.number: block for block in map(Block.of_json, kept.rows if kept else [])}
+    # Blocks that were cut otherwise, for batches of another size, are scored again.
+    cut = dict(numbered)
+    found = map(Block.of_json, kept.rows if kept else [])
+    blocks = {block.number: block for block in found if cut.get(block.number) == block.rows}
     if blocks:
         log.info("resumed %s after %d of %d blocks", metric.name, len(blocks), len(numbered))
     with stoppable() if kept else nullcontext(lambda: False) as stop_requested:
         for number, rows in numbered:
             if number in blocks:
                 continue
-            columns, counts, found = metric.scored([predictions[i] for i in rows], [references[i] for i in rows])
+            columns, counts, told = metric.scored([predictions[i] for i in rows], [references[i] for i in rows])
             columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
-            blocks[number] = Block(number, rows, columns, counts, found)
+            blocks[number] = Block(number, rows, columns, counts, told)
             if kept:
                 kept.add([blocks[number].as_json()])
             if stop_requested():
