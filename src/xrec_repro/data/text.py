@@ -5,15 +5,18 @@ import re
 from html.entities import html5
 
 # Elements that only dress a word (nothing stands for their tags), that end a line, and all others (a space).
-_DRESS = "a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd mark q s samp small strike strong sub sup tt u"
+_DRESS = (
+    "a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd mark q s samp small strike strong sub sup tt u"
+)
 _BREAKS = (
-    "address article aside blockquote br caption center dd details dialog dir div dl dt fieldset figcaption figure footer "
-    "form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol p pre section table tbody tfoot thead tr ul"
+    "address article aside blockquote br caption center dd details dialog dir div dl dt fieldset figcaption figure "
+    "footer form h1 h2 h3 h4 h5 h6 header hgroup hr legend li main menu nav ol p pre section table tbody tfoot thead "
+    "tr ul"
 )
 _OTHERS = (
-    "applet area audio base basefont body button canvas col colgroup data datalist embed frame frameset head html iframe "
-    "img input label link map meta meter noframes noscript object optgroup option output param picture progress rp rt "
-    "ruby script select slot source span style summary svg td template textarea th time title track var video wbr"
+    "applet area audio base basefont body button canvas col colgroup data datalist embed frame frameset head html "
+    "iframe img input label link map meta meter noframes noscript object optgroup option output param picture progress "
+    "rp rt ruby script select slot source span style summary svg td template textarea th time title track var video wbr"
 )
 # What stands between their tags is no text: programs, and what a page says where it cannot play a film.
 _SILENT = "script style video audio iframe noscript"
