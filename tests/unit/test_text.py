@@ -10,8 +10,8 @@ from xrec_repro.data.text import encodable, one_line, tidy_lines, without_markup
 # Pieces of which web text is made, beside any other characters.
 PIECES = st.sampled_from(
     ["<b>", "</b>", "<br />", "<P>", "<", ">", "</", "&", "amp;", "&nbsp;", "#39;", "&lt;", "&gt;", "<!--", "-->",
-     "a<b", '<a href="x">', "</a>", '<div class="', '"', "<script>", "</script>", "<video>", "</video>",
-     "[[ASIN:B1 ", "]]", "[[VIDEOID:", "List<T>", "<heart>", "word", " ", "\n", "\x00", "\u200b", "\u200d", "\ud83d", "\ude00", "caf\u00e9"]
+     "a<b", '<a href="x">', "</a>", '<div class="', '"', "<script>", "</script>", "<video>", "</video>", "[[VIDEOID:",
+     "[[ASIN:B1 ", "]]", "List<T>", "<heart>", "word", " ", "\n", "\x00", "\u200b", "\u200d", "\ud83d", "\ude00"]
 )  # fmt: skip
 WEB = st.lists(PIECES | st.text(max_size=4), max_size=14).map("".join)
 PLAIN = st.text(st.characters(codec="utf-8", exclude_categories=("C",), exclude_characters="<&["), max_size=60)

@@ -12,6 +12,7 @@ import numpy as np
 
 from xrec_repro.errors import ModelError
 from xrec_repro.io import digest_json
+from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics._judge import check_setting, judge, protocol_digest
 from xrec_repro.metrics.base import Metric
 from xrec_repro.profiles.cache import AnswerCache
@@ -82,7 +83,9 @@ class GptScore(Metric):
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         replies = _Replies(self, len(predictions))
         values, counts = judge(predictions, references, replies.to, self.attempts, self.name)
-        return {"gptscore": values}, counts
+        empty = count_empty(predictions, references)
+        warn_of(empty, self.name, "judged as they are")
+        return {"gptscore": values}, counts | empty
 
 
 class _Replies:

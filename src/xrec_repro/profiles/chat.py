@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.io import digest_json
 from xrec_repro.profiles import prompts
@@ -28,7 +29,6 @@ from xrec_repro.profiles.chat_models import (
     Messages,
     ServerModel,
     Settings,
-    encodable,
 )
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText
 from xrec_repro.progress import track

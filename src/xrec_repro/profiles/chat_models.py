@@ -16,8 +16,10 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.seeding import derive_seed, numpy_rng
+from xrec_repro.special_tokens import special_tokens, speller
 
 Settings = dict[str, Any]
 Messages = list[dict[str, str]]
@@ -39,11 +41,6 @@ class Completion:
 
     text: str
     truncated: bool
-
-
-def encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: JSON may hold them, UTF-8 files and requests may not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 class ChatModel(Protocol):
@@ -233,6 +230,7 @@ class LocalModel:
             ) from error
         if not self._tokenizer.chat_template:
             raise ModelError(f"profiles.chat.model: {name} has no chat template; choose an instruct model")
+        self._spell = speller(special_tokens(self._tokenizer))
         self._model = model.to(self._device).eval()
 
     def complete(self, messages: Messages, *names: object) -> Completion:
@@ -268,6 +266,8 @@ class LocalModel:
     def _encode(self, messages: Messages) -> Any:
         from jinja2 import TemplateError
 
+        # The special tokens of a prompt are the template's: a review that spells one stays text.
+        messages = [{**message, "content": self._spell(message["content"])} for message in messages]
         try:
             prompt = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"

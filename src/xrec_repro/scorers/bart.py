@@ -54,7 +54,7 @@ def train_bart(texts: Sequence[str], settings: Settings, out_folder: Path) -> di
         ModelError: The loss is not finite.
     """
     seed = settings["seed"]
-    texts, content = read_corpus(texts, seed)
+    texts, content = read_corpus(texts, seed, (BOS, PAD, EOS, UNKNOWN))
     tokenizer = _tokenizer(texts, settings)
     pairs = make_pairs(texts, content, settings, SHARES)
     sources, targets = (
