@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.metrics.bartscore import BartScore
 from xrec_repro.metrics.registry import metric_class
+from xrec_repro.special_tokens import special_tokens, speller
 
 SETTINGS = {
     "revision": None,
@@ -101,8 +102,9 @@ def formula(folder: Path, source: str, target: str) -> float:
 
     model = BartForConditionalGeneration.from_pretrained(folder).eval()
     reader = BartTokenizer.from_pretrained(folder)
+    spell = speller(special_tokens(reader))  # "<pad>" and "<mask>" are texts like any other
     given, wanted = (
-        reader(text, max_length=SETTINGS["max_length"], truncation=True, return_tensors="pt")["input_ids"]
+        reader(spell(text), max_length=SETTINGS["max_length"], truncation=True, return_tensors="pt")["input_ids"]
         for text in (source, target)
     )
     with torch.no_grad():

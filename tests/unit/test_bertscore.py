@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from xrec_repro.errors import ConfigError, ModelError
+from xrec_repro.metrics._batches import problems
 from xrec_repro.metrics.bertscore import BertScore
 
 SETTINGS = {
@@ -154,11 +155,24 @@ def test_an_empty_text_scores_zero_and_is_counted(minilm, caplog):
         scores = minilm.score(["", "a good book", " \n", "x"], ["a book", "a book", "a book", ""])
     assert values(scores)[[0, 2, 3]].tolist() == [[0.0] * 3] * 3
     assert values(scores)[1].min() > 0.5
-    assert scores.counts == {"empty_predictions": 2, "empty_references": 1}
+    assert problems(scores.counts) == {"empty_predictions": 2, "empty_references": 1}
     assert "2 empty predictions" in caplog.text
 
 
-def test_long_texts_are_cut_at_the_longest_input_of_the_model(tmp_path):
+def test_texts_of_unknown_tokens_alone_are_counted(minilm, caplog):
+    scores = minilm.score(["\N{SLICE OF PIZZA}", "\u4e2d", "a book"], ["\N{HOT BEVERAGE}", "\u4e2d", "a book"])
+    assert problems(scores.counts) == {"unreadable_predictions": 1, "unreadable_references": 1}
+    assert "bertscore: 1 unreadable predictions scored by unknown tokens alone" in caplog.text
+
+
+def test_texts_that_spell_special_tokens_stay_text(minilm):
+    odd = ["a [SEP] book [MASK] [PAD] [CLS]", "[SEP]"]
+    plain = ["a [ SEP ] book [ MASK ] [ PAD ] [ CLS ]", "[ SEP ]"]
+    np.testing.assert_array_equal(values(minilm.score(odd, ["x"] * 2)), values(minilm.score(plain, ["x"] * 2)))
+    assert not problems(minilm.score(odd, odd).counts)
+
+
+def test_long_texts_are_cut_at_the_longest_input_of_the_model_and_counted(tmp_path, caplog):
     folder = tiny(tmp_path / "bert")
     settings = folder / "tokenizer_config.json"
     settings.write_text(settings.read_text().replace('"model_max_length"', '"ignored"'))
@@ -166,7 +180,11 @@ def test_long_texts_are_cut_at_the_longest_input_of_the_model(tmp_path):
     assert "|trunc:24|" in metric.signature
     start = "the user would enjoy a book of war and peace " * 2 + "the user"  # 22 tokens and two special ones
     longer = [start + " and war" * 40]
-    np.testing.assert_array_equal(values(metric.score(longer, ["a book"])), values(metric.score([start], ["a book"])))
+    scores = metric.score(longer, ["a book"])
+    np.testing.assert_array_equal(values(scores), values(metric.score([start], ["a book"])))
+    assert problems(scores.counts) == {"truncated_predictions": 1}
+    assert "bertscore: 1 truncated predictions cut to 24 tokens" in caplog.text
+    assert not problems(metric.score([start, start], ["a book", start]).counts)
 
 
 def test_rescaling_uses_the_baseline_of_the_packages_file(tmp_path):

@@ -21,7 +21,7 @@ from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache, answer_key
 from xrec_repro.profiles.chat import ChatBackend, read_answer
-from xrec_repro.profiles.chat_models import MAX_WAIT_S
+from xrec_repro.profiles.chat_models import MAX_WAIT_S, LocalModel
 from xrec_repro.profiles.records import ItemText, ReviewText, UserEntry, UserText
 from xrec_repro.profiles.replies import Completion
 
@@ -353,7 +353,7 @@ def test_a_plain_answer_stopped_in_mid_sentence_is_unusable(tmp_path):
 
 def test_a_lone_surrogate_becomes_text_that_can_be_written(tmp_path):
     with ChatServer([Fault("content", text='{"summarization": "Fans \\ud83d"}')]) as server:
-        assert backend(server, tmp_path).item_profiles(books(1)) == ["Fans ?"]
+        assert backend(server, tmp_path).item_profiles(books(1)) == ["Fans \N{REPLACEMENT CHARACTER}"]
 
 
 def test_a_thought_is_no_part_of_a_reference(tmp_path):
@@ -647,6 +647,15 @@ def test_a_local_model_that_talks_nonsense_ends_in_a_clean_error(chat_model, tmp
         local(chat_model, tmp_path).item_profiles(books(2))
     assert str(caught.value).startswith("item 0: could not get a valid answer from ")
     assert "it stopped at max_new_tokens" in str(caught.value)
+
+
+def test_a_local_model_reads_special_tokens_of_a_review_as_text(chat_model, tmp_path):
+    model = LocalModel(settings(None, model=str(chat_model), max_new_tokens=12), 0, "cpu")
+    ends = [
+        model._encode([{"role": "user", "content": f"word1 {text} word2"}])["input_ids"][0].tolist().count(1)
+        for text in ("<eos>", "word3")
+    ]
+    assert ends[0] == ends[1]
 
 
 def test_a_local_model_answers_greedily_and_is_cached(chat_model, tmp_path):

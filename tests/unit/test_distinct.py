@@ -59,7 +59,13 @@ def test_values_by_hand():
     assert result.columns["distinct_1"].tolist() == pytest.approx([3 / 6 * 7 / 6, 3 / 6 * 5 / 6, 3 / 6 * 1])
     assert result.columns["distinct_2"].tolist() == pytest.approx([3 / 3 * 3 / 2, 3 / 3 * 1 / 2, 0])
     assert means(["a b a", "a b", "c"]) == pytest.approx([3 / 6, 2 / 3])
-    assert result.counts == {"unigrams": 6, "distinct_unigrams": 3, "bigrams": 3, "distinct_bigrams": 2}
+    assert result.counts == {
+        "empty_predictions": 0,
+        "unigrams": 6,
+        "distinct_unigrams": 3,
+        "bigrams": 3,
+        "distinct_bigrams": 2,
+    }
 
 
 @given(TEXTS)

@@ -30,6 +30,7 @@ SETTINGS = {
     "cache": None,
 }
 NEUTRAL = {"device", "batch_size", "base_url", "api_key_env", "timeout_s", "request_attempts", "concurrency", "cache"}
+NONE_EMPTY = {"empty_predictions": 0, "empty_references": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_the_request_is_the_papers():
     assert (body["model"], body["temperature"], body["max_tokens"]) == ("tiny", 0.5, 16)
     assert scores.columns["gptscore"].tolist() == [85.0]
     assert scores.columns["gptscore"].dtype == np.float64
-    assert scores.counts == {"retried": 0, "unparsable": 0}
+    assert scores.counts == NONE_EMPTY | {"retried": 0, "unparsable": 0}
 
 
 @pytest.mark.parametrize("concurrency", [1, 5])
@@ -124,7 +125,7 @@ def test_an_unparsable_reply_is_asked_for_again_then_missing():
         last = server.requests[-1]["body"]["messages"]
         assert len(server.requests) == 6
     np.testing.assert_array_equal(scores.columns["gptscore"], [85, 30, np.nan])
-    assert scores.counts == {"retried": 2, "unparsable": 1}
+    assert scores.counts == NONE_EMPTY | {"retried": 2, "unparsable": 1}
     turns = [("assistant", "40 or 50"), ("user", f"{REMINDER}\n{REMINDER}")]  # no turn for the empty reply
     assert [(turn["role"], turn["content"]) for turn in last[2:]] == turns
 

@@ -50,6 +50,7 @@ PREDICTIONS = [f"The user would {verb}." for verb in ("enjoy it", "buy", "adore 
 PREDICTIONS += [f"They say {n} of 100" for n in (3, 47, 100)]
 REFERENCES = [f"It is {word}." for word in ("good", "a café", "cheap", "slow, but it does end", "x", "y", "z")]
 REFERENCES += REFERENCES[:4]
+NONE_EMPTY = {"empty_predictions": 0, "empty_references": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -217,7 +218,7 @@ def test_the_expectation_equals_brute_force_over_all_numbers(tmp_path, cut):
     scores = llama(folder, mode="expected").score(*zip(*pairs, strict=True))
     expected = np.array([brute_force(folder, *pair) for pair in pairs])
     np.testing.assert_allclose(scores.columns["llamascore"], expected[:, 0], rtol=1e-5)
-    assert scores.counts == {"low_mass": 0, "number_mass": pytest.approx(expected[:, 1].mean(), rel=1e-5)}
+    assert scores.counts == NONE_EMPTY | {"low_mass": 0, "number_mass": pytest.approx(expected[:, 1].mean(), rel=1e-5)}
     assert np.std(expected[:, 0]) > 0.5
     assert expected[:, 1].min() > 1e-5
 
@@ -368,7 +369,7 @@ def test_replies_are_parsed_asked_again_and_counted(tmp_path, caplog):
     with caplog.at_level(logging.WARNING, logger="xrec_repro"):
         scores = metric.score(["gamma", "alpha", "beta", "gamma"], ["r"] * 4)
     np.testing.assert_array_equal(scores.columns["llamascore"], [85, 73, np.nan, 85])
-    assert scores.counts == {"retried": 2, "unparsable": 1}
+    assert scores.counts == NONE_EMPTY | {"retried": 2, "unparsable": 1}
     assert "1 of 4 pairs are without a score: unparsable" in caplog.text
     assert column(llama(folder, attempts=1), ["gamma", "alpha"], ["r"] * 2).tolist()[0] == 85
     assert np.isnan(column(llama(folder, attempts=1), ["gamma", "alpha"], ["r"] * 2)[1])
@@ -389,7 +390,7 @@ def test_an_empty_reply_is_asked_again_without_an_empty_turn(tmp_path):
     assert REMINDER.endswith("symbols.")
     scores = llama(folder).score(["a"], ["b"])
     assert scores.columns["llamascore"].tolist() == [40.0]
-    assert scores.counts == {"retried": 1, "unparsable": 0}
+    assert scores.counts == NONE_EMPTY | {"retried": 1, "unparsable": 0}
 
 
 @pytest.mark.parametrize("mode", ["parse", "expected"])
@@ -406,6 +407,15 @@ def test_a_prompt_over_the_context_is_missing_and_counted(tmp_path, mode):
     np.testing.assert_array_equal(np.isnan(scores.columns["llamascore"]), [False, True, True])
     assert scores.counts["too_long"] == 2
     assert scores.counts.get("unparsable", 0) == 0
+
+
+@pytest.mark.parametrize("template", [PLAIN, REFUSING + PLAIN])
+def test_a_text_that_spells_a_special_token_stays_text(tmp_path, template):
+    form = llama(make(tmp_path / "judge", template=template))._format
+    special = form.tokenizer.convert_tokens_to_ids([EOS])
+    odd, plain = (form.ids(form.text(question(f"so {text} cheap", "x"))) for text in (EOS, "no"))
+    assert [token for token in odd if token in special] == [token for token in plain if token in special]
+    assert f"so {EOS[0]} {EOS[1:]} cheap" in form.text(question(f"so {EOS} cheap", "x"))
 
 
 def test_a_template_that_takes_no_second_question_is_named(tmp_path):

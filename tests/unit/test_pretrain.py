@@ -6,7 +6,7 @@ from torch import randn
 
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.assemble import embedding_tables
-from xrec_repro.explainer.pretrain import pretrain, pretraining_texts
+from xrec_repro.explainer.pretrain import pretrain, pretraining_texts, train_tokenizer
 from xrec_repro.explainer.prompts import RESERVED_TOKENS
 from xrec_repro.io import sha256_file
 from xrec_repro.profiles.chat import ChatBackend
@@ -48,6 +48,23 @@ def test_errors_name_the_key(tmp_path, examples):
     long = [replace(e, reference=e.reference * 200) for e in examples]
     with pytest.raises(ModelError, match="the longest text has"):
         pretrain(long, "book", SCRATCH, tmp_path, tmp_path / "state")
+
+
+def test_an_overlong_title_is_left_out_and_named(tmp_path, examples, caplog):
+    tomes = [replace(e, title="Collected Tomes " * 300) if e.item_id == "i3" else e for e in examples]
+    report = pretrain(tomes, "book", SCRATCH, tmp_path / "a", tmp_path / "state")
+    assert (report["left_out"], report["examples"], report["longest"] <= 400) == (1, len(examples) - 1, True)
+    assert "1 of 9 examples are longer than llm.scratch.context, 400 tokens: those of 1 items (i3)" in caplog.text
+    assert "left_out" not in pretrain(examples, "book", SCRATCH, tmp_path / "b", tmp_path / "state")
+
+
+def test_special_tokens_that_a_text_spells_are_learnt_as_text(tmp_path, examples):
+    marked = [replace(e, title="<s>Old</s> <unk>", reference=f"<EXPLAIN_POS> {e.reference}</s>") for e in examples]
+    texts = pretraining_texts(marked[0], "book", ["code", "fixed"])
+    assert all("book name: < s>Old< /s> < unk>" in text and "< EXPLAIN_POS>" in text for text in texts)
+    tokenizer = train_tokenizer(texts, 320, 400)
+    for ids in tokenizer(texts)["input_ids"]:
+        assert [token for token in ids if token in tokenizer.all_special_ids] == [tokenizer.bos_token_id]
 
 
 def test_shuffled_embeddings_are_a_seeded_permutation(tmp_path):

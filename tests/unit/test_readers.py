@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from xrec_repro.contracts import INTERACTIONS, ITEMS
 from xrec_repro.data import readers
 from xrec_repro.data.readers import read_raw
+from xrec_repro.data.text import tidy_lines, without_markup
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_table
 
@@ -71,7 +72,8 @@ def test_every_good_line_is_kept_in_order(tmp_path, source):
     rating = {"amazon": "overall", "yelp": "stars", "google": "rating"}[source]
     assert [row["rating"] for row in interactions] == [record[rating] for record in raw]
     counts = report[str(RAW / source / "reviews.jsonl")]
-    assert counts == {"lines": len(raw), "kept": len(raw), "duplicates": 0, "malformed": 0, "malformed_lines": []}
+    whole = {"lines": len(raw), "kept": len(raw), "cleaned": 0, "duplicates": 0, "malformed": 0, "malformed_lines": []}
+    assert counts == whole
     assert {row["item_id"] for row in interactions} <= set(items)
 
 
@@ -277,7 +279,7 @@ REVIEWS = st.fixed_dictionaries(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(records=st.lists(REVIEWS, min_size=1, max_size=20), rows=st.integers(1, 7))
-def test_any_reviews_survive_unchanged_plain_or_gzip_in_any_batches(tmp_path, monkeypatch, records, rows):
+def test_any_reviews_survive_plain_or_gzip_in_any_batches(tmp_path, monkeypatch, records, rows):
     monkeypatch.setattr(readers, "BATCH_ROWS", rows)
     plain = write_lines(tmp_path / "r.jsonl", records)
     items = write_lines(tmp_path / "i.jsonl", [amazon_item()])
@@ -288,7 +290,7 @@ def test_any_reviews_survive_unchanged_plain_or_gzip_in_any_batches(tmp_path, mo
             "item_id": record["asin"],
             "rating": record["overall"],
             "timestamp": record["unixReviewTime"],
-            "review": record["reviewText"] or None,
+            "review": tidy_lines(without_markup(record["reviewText"] or "")) or None,
         }
         for record in records
     ]
@@ -299,12 +301,49 @@ def test_any_reviews_survive_unchanged_plain_or_gzip_in_any_batches(tmp_path, mo
     assert (tmp_path / "gz" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.text(max_size=80))
-def test_any_markup_becomes_one_line(text):
-    plain = readers._plain(text)
-    assert plain == " ".join(plain.split())
-    assert "<br>" not in plain
+def test_reviews_and_all_of_an_item_are_plain_text_and_counted(tmp_path, caplog):
+    shop = (
+        'Sharp dialogue.&nbsp;After <a data-hook="product-link-linked" class="a-link-normal" '
+        'href="/Harbour/dp/0001000009">Harbour</a>&amp;nbsp;I &#34;had&#34; to.<br /><br />Slow &amp;amp; calm.\u200b'
+    )
+    reviews = write_lines(
+        tmp_path / "r.jsonl",
+        [
+            amazon_review(reviewText=shop),
+            amazon_review(reviewText="Plain,  with\tgaps.\n\n\nAnd lines."),
+            amazon_review(reviewText='<video src="x.mp4">Your browser does not support HTML5 video.</video>'),
+            amazon_review(reviewText="Cut \ud83d here"),
+            amazon_review(reviewText="[[VIDEOID:m0x1]]Like [[ASIN:0001000009 Harbour Lights]], but x<y."),
+        ],
+    )
+    title = "Queues of <b>Dune</b>: Deque<Integer>, Map<K,V> &amp; I <heart> Heaps"
+    items = write_lines(tmp_path / "i.jsonl", [amazon_item(title=title), amazon_item(asin="C")])
+    with caplog.at_level("INFO", "xrec_repro"):
+        interactions, table, report = run("amazon", reviews, items, tmp_path)
+    assert [row["review"] for row in interactions] == [
+        'Sharp dialogue. After Harbour I "had" to.\n\nSlow & calm.',
+        "Plain, with gaps.\n\nAnd lines.",
+        None,
+        "Cut \N{REPLACEMENT CHARACTER} here",
+        "Like Harbour Lights, but x<y.",
+    ]
+    assert table["B"]["title"] == "Queues of Dune: Deque<Integer>, Map<K,V> & I <heart> Heaps"
+    assert (report[str(reviews)]["cleaned"], report[str(items)]["cleaned"]) == (4, 1)
+    assert "kept 5 of 5 lines, 4 of them cleaned" in caplog.text
+
+
+@pytest.mark.parametrize(("source", "text", "name"), [("yelp", "text", "name"), ("google", "text", "name")])
+def test_other_collections_are_cleaned_the_same_way(tmp_path, source, text, name):
+    review, item = (
+        json.loads((RAW / source / f"{kind}.jsonl").read_text(encoding="utf-8").splitlines()[0])
+        for kind in ("reviews", "items")
+    )
+    reviews = write_lines(tmp_path / "r.jsonl", [review | {text: "Cheap<br>eats &amp; <i>ale</i>"}])
+    items = write_lines(tmp_path / "i.jsonl", [item | {name: "Nuts &amp; Bolts\ud83d\n<b>Caf\u00e9</b>"}])
+    interactions, table, report = run(source, reviews, items, tmp_path)
+    assert interactions[0]["review"] == "Cheap\neats & ale"
+    assert [row["title"] for row in table.values()] == ["Nuts & Bolts\N{REPLACEMENT CHARACTER} Caf\u00e9"]
+    assert [counts["cleaned"] for counts in report.values()] == [1, 1]
 
 
 def peak_bytes(source_file, items, out):

@@ -77,10 +77,16 @@ def test_stems_make_inflected_words_equal():
     assert columns(["running stars"], ["run star"], stemmer=False)["rouge_1"][0] == 0.0
 
 
-def test_a_text_without_words_scores_zero_and_empty_ones_are_counted():
+def test_a_text_without_words_scores_zero_and_is_counted_as_empty_ones_are(caplog):
     scores = Rouge.from_settings({"stemmer": False}).score(["", " \t", "a", "日本"], ["a", "a", "", "日本"])
     assert scores.columns["rouge_1"].tolist() == scores.columns["rouge_l"].tolist() == [0.0] * 4
-    assert scores.counts == {"empty_predictions": 2, "empty_references": 1}
+    assert scores.counts == {
+        "empty_predictions": 2,
+        "empty_references": 1,
+        "wordless_predictions": 1,
+        "wordless_references": 1,
+    }
+    assert "rouge: 1 wordless predictions scored 0: there is no word of a-z or 0-9 in them" in caplog.text
 
 
 def test_signature_of_the_default():

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from xrec_repro.config import load_config
 from xrec_repro.contracts import EXPLANATIONS, TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_json, write_table
@@ -154,7 +155,8 @@ def test_null_text_in_a_column_is_named(tmp_path):
 
 def test_score_files_gives_mean_std_n_and_signature(tmp_path):
     predictions, references = put(tmp_path / "p.txt", "a\na\nb\nc\n"), put(tmp_path / "r.txt", "x\nx\nx\nx\n")
-    rest = {"n": 4, "signature": "usr|tokens:whitespace|v:1", "missing": 0, "counts": {}}
+    rest = {"n": 4, "signature": "usr|tokens:whitespace|v:1", "missing": 0}
+    rest["counts"] = {"empty_predictions": 0}
     assert score_files(predictions, references, ["usr"], CONFIG, "cpu") == {"usr": {"mean": 0.75, "std": None, **rest}}
 
 
@@ -310,13 +312,54 @@ def test_merge_needs_a_part_and_its_files(tmp_path):
         merge_scores([(tmp_path / "absent.parquet", "x.json")], tmp_path / "s.parquet", tmp_path / "s.json")
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "pkl"])
+def test_half_a_surrogate_pair_is_text_that_every_metric_can_read(tmp_path, kind):
+    texts = ["cosy \ud83d garden", "dry humour"]
+    path = tmp_path / f"texts.{kind}"
+    if kind == "pkl":
+        path.write_bytes(pickle.dumps(texts))
+    else:
+        path.write_text("".join(json.dumps({"prediction": text}) + "\n" for text in texts))
+    assert read_texts(path, "prediction") == ["cosy \ufffd garden", "dry humour"]
+    names = ["bleu", "rouge", "distinct", "usr", "bertscore"]
+    found = score_files(path, put(tmp_path / "r.txt", "cosy garden\ndry humour\n"), names, _defaults(), "cpu")
+    assert found["rouge_1"]["mean"] == 1 and 0.5 < found["bertscore_f1"]["mean"] < 1
+
+
+def test_a_parquet_column_that_is_not_utf8_is_named(tmp_path):
+    broken = pa.StringArray.from_buffers(1, pa.py_buffer(b"\0\0\0\0\3\0\0\0"), pa.py_buffer(b"\xed\xa0\xbd"))
+    pq.write_table(pa.table({"prediction": broken}), tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=r"p\.parquet: column 'prediction' holds text that is not UTF-8"):
+        read_texts(tmp_path / "p.parquet", "prediction")
+
+
+def test_texts_that_a_metric_cannot_read_whole_stand_in_its_line(tmp_path):
+    long = put(tmp_path / "p.txt", "quiet music " * 400 + "\n\u4e2d\u5c0f\n")
+    short = put(tmp_path / "r.txt", "music\n\u4e2d\u5c0f\n")
+    lines = format_scores(score_files(long, short, ["bertscore", "rouge", "usr"], _defaults(), "cpu")).split("\n")
+    assert all("n 2, truncated predictions 1)" in line for line in lines[:3])
+    assert all("n 2, wordless predictions 1, wordless references 1)" in line for line in lines[3:5])
+    assert "(std -, n 2)" in lines[5]
+
+
+def _defaults():
+    return load_config(Path(__file__).parents[2] / "config/config.yaml")["metrics"]
+
+
 def test_format_aligns_and_prints_no_std_where_there_is_none():
     result = {
-        "bertscore_f1": {"mean": -0.51239, "std": 0.1, "n": 30, "signature": "bertscore|v:1", "missing": 2},
-        "usr": {"mean": 1.0, "std": None, "n": 3000, "signature": "usr|v:1", "missing": 0},
+        "bertscore_f1": {
+            "mean": -0.51239,
+            "std": 0.1,
+            "n": 30,
+            "signature": "bertscore|v:1",
+            "missing": 2,
+            "counts": {"truncated_predictions": 4, "empty_references": 0, "corpus": 3},
+        },
+        "usr": {"mean": 1.0, "std": None, "n": 3000, "signature": "usr|v:1", "missing": 0, "counts": {}},
     }
     assert format_scores(result).split("\n") == [
-        "bertscore_f1  -0.5124  (std 0.1000, n 30, missing 2)  bertscore|v:1",
-        "usr            1.0000  (std -, n 3000)                usr|v:1",
+        "bertscore_f1  -0.5124  (std 0.1000, n 30, missing 2, truncated predictions 4)  bertscore|v:1",
+        "usr            1.0000  (std -, n 3000)                                         usr|v:1",
     ]
     assert format_scores({}) == ""

@@ -6,17 +6,17 @@ Formats (one JSON object a line, plain or gzip):
 - ``yelp``: Yelp Open Dataset, ``…_review.json`` and ``…_business.json``.
 - ``google``: Google Local 2021 (UCSD), ``review-*.json`` and ``meta-*.json``.
 
-Memory does not grow with the reviews; of the items only the ids are remembered, to drop repeated ones.
+Every text becomes plain text (`xrec_repro.data.text`): titles and all else of items on one line, reviews with their
+lines. Memory does not grow with the reviews; of the items only the ids are remembered, to drop repeated ones.
 """
 
 import gzip
-import html
 import json
 import logging
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec_repro.contracts import INTERACTIONS, ITEMS
+from xrec_repro.data.text import encodable, one_line, tidy_lines, without_markup
 from xrec_repro.errors import DataError
 from xrec_repro.io import atomic_path, require_file
 from xrec_repro.progress import track
@@ -49,11 +50,35 @@ class MalformedLineError(ValueError):
     """A raw line that cannot be used; the message says why."""
 
 
+class Plain:
+    """Makes the texts of a line plain, and knows whether one of them had to be cleaned.
+
+    Attributes:
+        cleaned: Whether a text so far held markup, an entity, or a character that cannot be seen or written.
+    """
+
+    def __init__(self) -> None:
+        self.cleaned = False
+
+    def line(self, text: str | None) -> str | None:
+        """Return plain text on one line, None if there is none."""
+        return one_line(self._clean(text)) or None
+
+    def lines(self, text: str | None) -> str | None:
+        """Return plain text with its lines, None if there is none."""
+        return tidy_lines(self._clean(text)) or None
+
+    def _clean(self, text: str | None) -> str:
+        plain = without_markup(text or "")
+        self.cleaned |= plain != (text or "")
+        return plain
+
+
 class RawFormat(NamedTuple):
     """How one collection writes reviews and items: functions from a JSON object to a row of the contract."""
 
-    review: Callable[[Record], Row]
-    item: Callable[[Record], Row]
+    review: Callable[[Record, Plain], Row]
+    item: Callable[[Record, Plain], Row]
 
 
 def read_raw(
@@ -75,7 +100,8 @@ def read_raw(
         max_malformed: Largest accepted share of lines of either file that cannot be read.
 
     Returns:
-        Per file: ``lines`` (not counting blank ones), ``kept``, ``duplicates``, ``malformed`` and
+        Per file: ``lines`` (not counting blank ones), ``kept``, ``cleaned`` (those of them whose texts held markup,
+        entities, or characters that cannot be seen or written), ``duplicates``, ``malformed`` and
         ``malformed_lines``, the first of them as ``{"line": number from 1, "why": text}``.
 
     Raises:
@@ -97,22 +123,23 @@ def read_raw(
 
 def _convert(
     raw: Path,
-    parse: Callable[[Record], Row],
+    parse: Callable[[Record, Plain], Row],
     schema: pa.Schema,
     out: Path,
     max_malformed: float,
     unique: bool = False,
 ) -> FileReport:
     """Stream one raw file into one Parquet file and report on its lines."""
-    report: FileReport = {"lines": 0, "kept": 0, "duplicates": 0, "malformed": 0, "malformed_lines": []}
+    report: FileReport = {"lines": 0, "kept": 0, "cleaned": 0, "duplicates": 0, "malformed": 0, "malformed_lines": []}
     seen: set[str] = set()
     with pq.ParquetWriter(out, schema, compression="zstd") as writer, _open_raw(raw) as stream:
         rows: list[Row] = []
         size = 0
         for number, line in track(_numbered_lines(stream, raw), f"read {raw.name}"):
             report["lines"] += 1
+            plain = Plain()
             try:
-                row = parse(_decode(line))
+                row = parse(_decode(line), plain)
             except MalformedLineError as error:
                 _note_malformed(report, number, str(error))
                 continue
@@ -121,6 +148,7 @@ def _convert(
                     report["duplicates"] += 1
                     continue
                 seen.add(row[0])
+            report["cleaned"] += plain.cleaned
             rows.append(row)
             size += len(line)
             if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
@@ -207,7 +235,10 @@ def _judge(path: Path, report: FileReport, max_malformed: float) -> None:
         log.warning("%s; skipped lines: %s", found, [entry["line"] for entry in report["malformed_lines"]])
     if not report["kept"]:
         raise DataError(f"{path}: no usable line; check that the path is right and matches the data set's source")
-    log.info("%s: kept %d of %d lines", path, report["kept"], report["lines"])
+    log.info(
+        "%s: kept %d of %d lines, %d of them cleaned of markup, entities and the like",
+        *(path, report["kept"], report["lines"], report["cleaned"]),
+    )
 
 
 # --- Fields ---------------------------------------------------------------------------------------------
@@ -224,9 +255,6 @@ def _string(value: Any, key: str) -> str | None:
         return None
     if not isinstance(value, str):
         raise MalformedLineError(f"{key!r} is {type(value).__name__}, not text")
-    # JSON escapes can spell half a surrogate pair, which no UTF-8 file can hold.
-    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
-        raise MalformedLineError(f"{key!r} holds half a surrogate pair")
     return value
 
 
@@ -234,11 +262,14 @@ def _identifier(record: Record, key: str) -> str:
     value = _string(_required(record, key), key)
     if not value or value.isspace():
         raise MalformedLineError(f"{key!r} is empty")
+    # In a text U+FFFD can stand for it; ids would no longer differ.
+    if encodable(value) != value:
+        raise MalformedLineError(f"{key!r} holds half a surrogate pair")
     return value
 
 
 def _text(record: Record, key: str) -> str | None:
-    return _string(record.get(key), key) or None
+    return _string(record.get(key), key)
 
 
 def _number(record: Record, key: str) -> float:
@@ -274,63 +305,58 @@ def _strings(record: Record, key: str) -> list[str]:
     return [text for entry in value if (text := _string(entry, key))]
 
 
-def _joined(names: list[str]) -> str | None:
-    return ", ".join(filter(None, (" ".join(name.split()) for name in names))) or None
+def _joined(names: Iterable[str | None]) -> str | None:
+    return ", ".join(filter(None, names)) or None
 
 
 # --- Formats --------------------------------------------------------------------------------------------
 
-_MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|</?[a-z][^<>]*>", re.IGNORECASE | re.DOTALL)
 
-
-def _plain(text: str) -> str:
-    # Unescaped first: much of Amazon's markup is itself escaped (&lt;br&gt;).
-    return " ".join(_MARKUP.sub(" ", html.unescape(text)).split())
-
-
-def _amazon_review(record: Record) -> Row:
+def _amazon_review(record: Record, plain: Plain) -> Row:
     return (
         _identifier(record, "reviewerID"),
         _identifier(record, "asin"),
         _number(record, "overall"),
         _seconds(record, "unixReviewTime"),
-        _text(record, "reviewText"),  # absent where a customer gave stars only
+        plain.lines(_text(record, "reviewText")),  # absent where a customer gave stars only
     )
 
 
-def _amazon_item(record: Record) -> Row:
-    title = _plain(_text(record, "title") or "")
-    if "getTime" in title:
+def _amazon_item(record: Record, plain: Plain) -> Row:
+    title = plain.line(_text(record, "title"))
+    if title and "getTime" in title:
         # Some titles are a page script that the crawler took; the collection's notes drop them by this word.
-        title = ""
-    description = " ".join(filter(None, map(_plain, _strings(record, "description"))))
-    categories = _joined([_plain(name) for name in _strings(record, "category")])
-    return _identifier(record, "asin"), title or None, description or None, categories, None
+        title = None
+    description = " ".join(filter(None, map(plain.line, _strings(record, "description")))) or None
+    categories = _joined(map(plain.line, _strings(record, "category")))
+    return _identifier(record, "asin"), title, description, categories, None
 
 
-def _yelp_review(record: Record) -> Row:
+def _yelp_review(record: Record, plain: Plain) -> Row:
     return (
         _identifier(record, "user_id"),
         _identifier(record, "business_id"),
         _number(record, "stars"),
         _iso_seconds(record, "date"),
-        _text(record, "text"),
+        plain.lines(_text(record, "text")),
     )
 
 
-def _yelp_item(record: Record) -> Row:
+def _yelp_item(record: Record, plain: Plain) -> Row:
     # One comma-separated string in the present edition, a list in early ones.
-    categories = _joined([name for entry in _strings(record, "categories") for name in entry.split(",")])
-    return _identifier(record, "business_id"), _text(record, "name"), None, categories, _text(record, "city")
+    entries = filter(None, map(plain.line, _strings(record, "categories")))
+    categories = _joined(name.strip() for entry in entries for name in entry.split(","))
+    name, city = plain.line(_text(record, "name")), plain.line(_text(record, "city"))
+    return _identifier(record, "business_id"), name, None, categories, city
 
 
-def _google_review(record: Record) -> Row:
+def _google_review(record: Record, plain: Plain) -> Row:
     return (
         _identifier(record, "user_id"),
         _identifier(record, "gmap_id"),
         _number(record, "rating"),
         _seconds(record, "time", per_second=1000),
-        _text(record, "text"),
+        plain.lines(_text(record, "text")),
     )
 
 
@@ -340,13 +366,13 @@ _US_ADDRESS = re.compile(
 )
 
 
-def _google_item(record: Record) -> Row:
-    address = _US_ADDRESS.search(_text(record, "address") or "")
+def _google_item(record: Record, plain: Plain) -> Row:
+    address = _US_ADDRESS.search(plain.line(_text(record, "address")) or "")
     return (
         _identifier(record, "gmap_id"),
-        _text(record, "name"),
-        _text(record, "description"),
-        _joined(_strings(record, "category")),
+        plain.line(_text(record, "name")),
+        plain.line(_text(record, "description")),
+        _joined(map(plain.line, _strings(record, "category"))),
         address["city"] if address else None,
     )
 

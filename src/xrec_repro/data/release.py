@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from xrec_repro.contracts import INTERACTIONS, ITEMS, RELEASED_EDGES, RELEASED_TEXTS
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError
 from xrec_repro.io import require_file, write_table
 from xrec_repro.safe_pickle import load_pickle
@@ -242,7 +243,7 @@ def _read_text_file(path: Path, sizes: Sizes) -> pd.DataFrame:
         wrong = np.flatnonzero(column.notna() & ~column.map(lambda text: isinstance(text, str)))
         if len(wrong):
             raise DataError(f"{path}: row {wrong[0]}: {released} is {type(column[wrong[0]]).__name__}, not text")
-        texts[name] = column.where(column.notna(), None)
+        texts[name] = column.map(encodable, na_action="ignore").where(column.notna(), None)
     return texts
 
 

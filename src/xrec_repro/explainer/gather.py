@@ -24,7 +24,7 @@ def gather_explanations(
         out: Parquet, contract EXPLANATIONS, in the order of the examples.
 
     Returns:
-        What `explainer.generation.generate` returns.
+        What `explainer.generation.generate` returns, less ``cut_prompts``, which each shard's record has.
 
     Raises:
         DataError: An example is in no part, or in two, or a part has one that was not to be explained.

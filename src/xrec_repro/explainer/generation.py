@@ -50,11 +50,12 @@ def generate(
         shard: Which batches to generate; `explainer.gather` joins the files of all shards.
 
     Returns:
-        How many there are, of how many test examples, and how often each finish reason occurs.
+        How many there are, of how many test examples, how often each finish reason occurs, and ``cut_prompts``, the
+        prompts of this shard whose title or profiles were cut to fit the context, if there are any.
 
     Raises:
         DataError: There is nothing to explain.
-        ModelError: A prompt is longer than the model's context.
+        ModelError: The new tokens leave no room for a prompt in the model's context.
         StoppedError: A stop was asked for; what was done is in the partial file.
     """
     test_examples = len(examples)
@@ -65,6 +66,7 @@ def generate(
         explainer.adapters.eval()
     # Encoding all of them first also finds a prompt that is too long before hours of work.
     encoded = {e.example_id: explainer.encoder.test(e, settings["max_new_tokens"]) for e in examples}
+    explainer.encoder.warn_of_cuts("generation")
     batches = shard.deal(_batches(examples, encoded, settings["batch_size"]))
     kept = Partial(partial, fingerprint)
     done = {row["example_id"]: row for row in kept.rows}
@@ -86,7 +88,13 @@ def generate(
     write_table(out, rows, EXPLANATIONS)
     kept.remove()
     reasons = Counter(row["finish_reason"] for row in rows)
-    return {"explanations": len(rows), "test_examples": test_examples, "finish_reasons": dict(sorted(reasons.items()))}
+    report = {
+        "explanations": len(rows),
+        "test_examples": test_examples,
+        "finish_reasons": dict(sorted(reasons.items())),
+    }
+    cut = len(mine & explainer.encoder.cut.keys())
+    return report | ({"cut_prompts": cut} if cut else {})
 
 
 def _batches(examples: Sequence[Example], encoded: dict[str, Encoded], size: int) -> list[list[Example]]:

@@ -21,20 +21,23 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, USER_EMBED, Example, prompt_text
+from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, RESERVED_TOKENS, USER_EMBED, Example, prompt_text
 from xrec_repro.interrupt import stoppable
 from xrec_repro.io import digest_json, names_full_disk
 from xrec_repro.progress import track
 from xrec_repro.seeding import derive_seed, numpy_rng
+from xrec_repro.special_tokens import speller
 
 log = logging.getLogger("xrec_repro")
 
 CHECKPOINT_EVERY = 200  # steps: under a minute of the demo
 BOS, EOS, UNKNOWN = "<s>", "</s>", "<unk>"
+_SPELL = speller([*RESERVED_TOKENS, BOS, EOS, UNKNOWN])  # as prompts of the finished model are spelled
 
 
 def pretraining_texts(example: Example, domain: str, templates: Sequence[str]) -> list[str]:
     """Write the forms of an example, four a template; an epoch later, the next is shown."""
+    example = example.spelled(_SPELL)
     bare = replace(example, user_profile=None, item_profile=None)
     records = {USER_EMBED: example.user_profile or "", ITEM_EMBED: example.item_profile or ""}
     nothing = dict.fromkeys(records, "")
@@ -81,6 +84,7 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train tokenizer and model on the train examples and save them as a transformers folder.
 
+    An example that the context has no room for in one of its forms is left out, and logged with its item.
     A run that was killed continues from its checkpoint and ends in the same bytes as an undisturbed one.
 
     Args:
@@ -92,11 +96,11 @@ def pretrain(
         fingerprint: Of all else that the result depends on; a checkpoint must match it to be resumed.
 
     Returns:
-        Sizes and the loss of every epoch (mean per token, natural logarithm).
+        Sizes and the loss of every epoch (mean per token, natural logarithm); ``left_out`` if examples were.
 
     Raises:
         DataError: There is no train text.
-        ModelError: The loss is not finite.
+        ModelError: All examples are too long, or the loss is not finite.
         StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
     if not examples:
@@ -104,11 +108,7 @@ def pretrain(
     forms = [pretraining_texts(example, domain, settings["templates"]) for example in examples]
     tokenizer = train_tokenizer([texts[0] for texts in forms], settings["vocabulary"], settings["context"])
     documents = [[[*ids, tokenizer.eos_token_id] for ids in tokenizer(texts)["input_ids"]] for texts in forms]
-    longest = max(len(form) for forms in documents for form in forms)
-    if longest > settings["context"]:
-        raise ModelError(
-            f"pretraining: the longest text has {longest} tokens; raise llm.scratch.context, now {settings['context']}"
-        )
+    documents = _fitting(documents, examples, settings["context"])
     set_seed(derive_seed(settings["seed"], "pretraining") % 2**32)
     model = LlamaForCausalLM(_llama(settings, tokenizer))
     losses = _train(model, documents, settings, checkpoint, digest_json([fingerprint, settings, documents]))
@@ -119,7 +119,31 @@ def pretrain(
     checkpoint.unlink(missing_ok=True)
     parameters = sum(p.numel() for p in model.parameters())
     log.info("pretrained %d parameters on %d examples, loss %.3f", parameters, len(documents), losses[-1])
-    return {"parameters": parameters, "examples": len(documents), "longest": longest, "epoch_losses": losses}
+    longest, left_out = max(map(_longest, documents)), len(examples) - len(documents)
+    report = {"parameters": parameters, "examples": len(documents), "longest": longest, "epoch_losses": losses}
+    return report | ({"left_out": left_out} if left_out else {})
+
+
+def _longest(forms: Sequence[list[int]]) -> int:
+    return max(map(len, forms))
+
+
+def _fitting(documents: list[list[list[int]]], examples: Sequence[Example], context: int) -> list[list[list[int]]]:
+    """Return the examples' documents without those that are longer than the context in one of their forms."""
+    over = {row: _longest(forms) for row, forms in enumerate(documents) if _longest(forms) > context}
+    if not over:
+        return documents
+    longest, most = max(over, key=over.__getitem__), max(over.values())
+    items = sorted({examples[row].item_id for row in over})
+    found = (
+        f"pretraining: {len(over)} of {len(documents)} examples are longer than llm.scratch.context, {context} tokens: "
+        f"those of {len(items)} items ({', '.join(items[:5])}{', …' if len(items) > 5 else ''}); the longest text has "
+        f"{most} tokens (example {examples[longest].example_id}, item {examples[longest].item_id})"
+    )
+    if len(over) == len(documents):
+        raise ModelError(f"{found}; raise llm.scratch.context, now {context}")
+    log.warning("%s; they are left out", found)
+    return [forms for row, forms in enumerate(documents) if row not in over]
 
 
 def _llama(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:

@@ -6,13 +6,21 @@ Two templates:
   ``[INST]``, the text of the test prompt is the same without it, and BOS occurs twice (the literal ``<s>`` plus the
   tokenizer's own).
 * ``fixed`` is the sound form: the explanation follows ``[/INST]``, one BOS, and EOS is taught.
+
+Special tokens are the templates' alone: a title, profile or explanation that spells one stays text. Titles and profiles
+that the model's context has no room for are cut.
 """
 
+import logging
+from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from xrec_repro.errors import ModelError
+from xrec_repro.special_tokens import Speller, special_tokens, speller
+
+log = logging.getLogger("xrec_repro")
 
 USER_EMBED, ITEM_EMBED, EXPLAIN_POS, PAD = "<USER_EMBED>", "<ITEM_EMBED>", "<EXPLAIN_POS>", "<pad>"
 RESERVED_TOKENS = (USER_EMBED, ITEM_EMBED, EXPLAIN_POS, PAD)
@@ -53,6 +61,12 @@ class Example:
     reference: str
     split: str
 
+    def spelled(self, spell: Speller) -> "Example":
+        """Return it with its texts rewritten."""
+        names = ("title", "user_profile", "item_profile", "reference")
+        texts = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: text and spell(text) for name, text in texts.items()})
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -91,31 +105,27 @@ def prompt_text(example: Example, domain: str, template: str, train: bool, recor
     if records:
         description = f"user record: {USER_EMBED} {domain} record: {ITEM_EMBED} {description} {EXPLAIN_POS}"
     body = f"<<SYS>>{SYSTEM[domain]}<</SYS>>{description}"
-    explanation = f" {_plain(example.reference)}" if train else ""
+    explanation = f" {example.reference}" if train else ""
     if template == "code":
         return f"<s>[INST] {body}{explanation}[/INST]"
     return f"[INST] {body}[/INST]{explanation}"
 
 
 def _description(example: Example, noun: str) -> str:
-    text = f"{noun} name: {_plain(example.title)}"
+    text = f"{noun} name: {example.title}"
     if example.user_profile is not None:
-        text += f" user profile: {_plain(example.user_profile)}"
+        text += f" user profile: {example.user_profile}"
     if example.item_profile is not None:
-        text += f" {noun} profile: {_plain(example.item_profile)}"
-    return text
-
-
-def _plain(text: str) -> str:
-    # A title or review that spells a reserved token would move the injection: write it without its brackets.
-    for token in RESERVED_TOKENS:
-        if token in text:
-            text = text.replace(token, token.strip("<>"))
+        text += f" {noun} profile: {example.item_profile}"
     return text
 
 
 class PromptEncoder:
-    """Turns examples into token ids for one tokenizer, domain and template, with or without records."""
+    """Turns examples into token ids for one tokenizer, domain and template, with or without records.
+
+    Attributes:
+        cut: Example id -> item id, of the examples whose title or profiles were cut to fit the context.
+    """
 
     def __init__(self, tokenizer: Any, domain: str, template: str, context: int, records: bool = True) -> None:
         self.tokenizer = tokenizer
@@ -123,7 +133,9 @@ class PromptEncoder:
         self.template = template
         self.context = context
         self.records = records
+        self.cut: dict[str, str] = {}
         self._reserved = {token: tokenizer.convert_tokens_to_ids(token) for token in RESERVED_TOKENS}
+        self._spell = speller({*RESERVED_TOKENS, *special_tokens(tokenizer)})
 
     def train(self, example: Example) -> Encoded:
         """Encode prompt and explanation with labels.
@@ -132,15 +144,15 @@ class PromptEncoder:
         the explanation and EOS.
 
         Raises:
-            ModelError: The text is longer than the model's context.
+            ModelError: The explanation is longer than the model's context has room for.
         """
-        ids = self._tokenize(example, train=True)
+        ends = 0 if self.template == "code" else 1  # EOS
+        example, ids = self._fit(example, True, ends, "with its explanation")
         if self.template == "code":
             start = ids.index(self._reserved[EXPLAIN_POS])
         else:
             ids.append(self.tokenizer.eos_token_id)
             start = _common_prefix(ids, self._tokenize(example, train=False))
-        self._check_length(example, len(ids), "with its explanation")
         labels = [IGNORED_LABEL] * start + ids[start:]
         return Encoded(ids, labels, self._positions(ids))
 
@@ -152,11 +164,54 @@ class PromptEncoder:
             new_tokens: How many tokens will be generated; they must fit the context too.
 
         Raises:
-            ModelError: Prompt and new tokens together are longer than the model's context.
+            ModelError: The new tokens are more than the model's context has room for.
         """
-        ids = self._tokenize(example, train=False)
-        self._check_length(example, len(ids) + new_tokens, f"with {new_tokens} new tokens")
+        _, ids = self._fit(example, False, new_tokens, f"with {new_tokens} new tokens")
         return Encoded(ids, [], self._positions(ids))
+
+    def warn_of_cuts(self, stage: str) -> None:
+        """Log which examples were cut, if any."""
+        if self.cut:
+            shown = ", ".join(f"{example} (item {item})" for example, item in list(self.cut.items())[:5])
+            log.warning(
+                "%s: cut the title or profiles of %d prompts to the model's context of %d tokens: %s%s",
+                *(stage, len(self.cut), self.context, shown, ", …" if len(self.cut) > 5 else ""),
+            )
+
+    def _fit(self, example: Example, train: bool, more: int, what: str) -> tuple[Example, list[int]]:
+        """Return the example as it is encoded and its ids; with `more` tokens they fit the context."""
+        example = example.spelled(self._spell)
+        ids = self._tokenize(example, train)
+        if len(ids) + more <= self.context:
+            return example, ids
+        shorter = self._shorten(example, train, self.context - more)
+        if shorter is None:
+            raise ModelError(
+                f"example {example.example_id} (item {example.item_id}): the prompt {what} has {len(ids) + more} "
+                f"tokens, the model's context is {self.context}, and cutting its title and profiles is not enough; "
+                f"shorten explanations (profiles.max_words) or generation.max_new_tokens, or use a model with a longer "
+                f"context"
+            )
+        self.cut[example.example_id] = example.item_id
+        return shorter, self._tokenize(shorter, train)
+
+    def _shorten(self, example: Example, train: bool, room: int) -> Example | None:
+        """Cut the longest of title and profiles, the others only if that is not enough; None if nothing is."""
+        texts = {name: getattr(example, name) for name in ("title", "user_profile", "item_profile")}
+        for name, text in sorted(texts.items(), key=lambda entry: -len(entry[1] or "")):
+            if not text:
+                continue
+
+            def tokens(size: int, name: str = name, text: str = text, others: Example = example) -> int:
+                return len(self._tokenize(replace(others, **{name: _start(text, size)}), train))
+
+            size = bisect_right(range(len(text)), room, key=tokens) - 1
+            while size > 0 and tokens(size) > room:  # a longer text may have fewer tokens, if rarely
+                size -= 1
+            example = replace(example, **{name: _start(text, max(size, 0))})
+            if tokens(max(size, 0)) <= room:
+                return example
+        return None
 
     def _tokenize(self, example: Example, train: bool) -> list[int]:
         return self.tokenizer(prompt_text(example, self.domain, self.template, train, self.records))["input_ids"]
@@ -166,13 +221,12 @@ class PromptEncoder:
             return ()
         return ids.index(self._reserved[USER_EMBED]), ids.index(self._reserved[ITEM_EMBED])
 
-    def _check_length(self, example: Example, length: int, what: str) -> None:
-        if length > self.context:
-            raise ModelError(
-                f"example {example.example_id}: the prompt {what} has {length} tokens, the model's context is "
-                f"{self.context}; shorten profiles (profiles.max_words) or generation.max_new_tokens, or use a "
-                f"model with a longer context"
-            )
+
+def _start(text: str, size: int) -> str:
+    """Return the first characters of a text, without half a word at their end unless that is all there is."""
+    start = text[:size]
+    whole = start if text[size : size + 1].isspace() else start.rpartition(" ")[0]
+    return (whole or start).rstrip()
 
 
 def _common_prefix(first: Sequence[int], second: Sequence[int]) -> int:

@@ -40,7 +40,8 @@ def tune_and_save(
         fingerprint: What a checkpoint must match to be resumed.
 
     Returns:
-        Sizes, the loss of the last steps and the mean validation loss per example (natural logarithm).
+        Sizes, the loss of the last steps and the mean validation loss per example (natural logarithm); ``cut_prompts``
+        if the context had no room for all titles and profiles.
     """
     tuning = settings["tuning"]
     train = [e for e in examples if e.split == "train"][: tuning["max_examples"]]
@@ -54,7 +55,9 @@ def tune_and_save(
     write_table(folder / "training.parquet", curve, TRAINING)
     save_adapter(folder, explainer.adapters, explainer.llm, {key: settings[key] for key in KEPT} | {"seed": seed})
     checkpoint.unlink(missing_ok=True)
-    return {
+    explainer.encoder.warn_of_cuts("tuning")
+    cut = {"cut_prompts": len(explainer.encoder.cut)} if explainer.encoder.cut else {}
+    return cut | {
         "train_examples": len(train),
         "steps": len(losses),
         "stopped_early": int(seen[-1]) < len(train) * tuning["epochs"],

@@ -9,6 +9,10 @@ from xrec_repro.progress import track
 
 log = logging.getLogger("xrec_repro")
 
+# With what the counts begin that tell how far a score can be trusted: of texts without anything, cut, without a word
+# that the metric reads, of unknown tokens alone; then those of single metrics.
+PROBLEMS = ("empty", "truncated", "wordless", "unreadable", "too_long", "unparsable", "low_mass", "named_nothing")
+
 
 def length_sorted(size: int, *texts: Sequence[str]) -> list[list[int]]:
     """Return the rows in batches, from short to long.
@@ -56,10 +60,29 @@ def score_pairs(
     return values[where]
 
 
-def count_empty(predictions: Sequence[str], references: Sequence[str]) -> dict[str, int]:
+def count_texts(
+    what: str, holds: Callable[[str], bool], predictions: Sequence[str], references: Sequence[str] | None = None
+) -> dict[str, int]:
+    """Return ``{what}_predictions`` and ``{what}_references``: of how many texts something holds.
+
+    Args:
+        what: One of `PROBLEMS`.
+        holds: Whether it holds of a text.
+        predictions: The generated texts.
+        references: The references; None for a metric that does not read them.
+    """
+    sides = {"predictions": predictions, "references": references}
+    return {f"{what}_{side}": sum(map(holds, texts)) for side, texts in sides.items() if texts is not None}
+
+
+def count_empty(predictions: Sequence[str], references: Sequence[str] | None = None) -> dict[str, int]:
     """Return how many predictions and references have nothing but white space."""
-    sides = {"empty_predictions": predictions, "empty_references": references}
-    return {key: sum(not text.strip() for text in texts) for key, texts in sides.items()}
+    return count_texts("empty", lambda text: not text or text.isspace(), predictions, references)
+
+
+def problems(counts: Mapping[str, float]) -> dict[str, float]:
+    """Return those of a metric's counts that tell of texts it could not read or not read whole, above zero."""
+    return {key: number for key, number in counts.items() if number and key.startswith(PROBLEMS)}
 
 
 def warn_of(counts: Mapping[str, int], metric: str, what: str) -> None:

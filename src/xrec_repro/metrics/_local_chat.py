@@ -15,6 +15,7 @@ from xrec_repro.errors import ModelError
 from xrec_repro.io import digest_json
 from xrec_repro.metrics._judge import SYSTEM_PROMPT, question
 from xrec_repro.profiles.replies import Messages
+from xrec_repro.special_tokens import special_tokens, speller
 
 # Llama 3's templates write a date into the system turn: 3.1 this one, 3.2 today's. Said aloud, it is always this one.
 _DATE = "26 Jul 2024"
@@ -23,6 +24,8 @@ MOST_STARTS = 2  # tokens in a decoder before the reply
 
 class ChatFormat:
     """Turns conversations into the text and the tokens that a model was tuned on, by its chat template.
+
+    The special tokens of a prompt are the template's: a message that spells one stays text.
 
     Args:
         tokenizer: Of transformers, with a chat template.
@@ -40,6 +43,7 @@ class ChatFormat:
 
     def __init__(self, tokenizer: Any, metric: str, model: str) -> None:
         self.tokenizer, self._name = tokenizer, f"{metric}: {model}"
+        self._spell = speller(special_tokens(tokenizer))
         if not tokenizer.chat_template:
             raise ModelError(f"{self._name} has no chat template; choose a model that is tuned for chat")
         self.takes_system = True
@@ -101,6 +105,7 @@ class ChatFormat:
         return lead if whole.startswith(prompt) and not lead.strip() else ""
 
     def _render(self, messages: Messages, prompt: bool = True) -> str:
+        messages = [{**message, "content": self._spell(message["content"])} for message in messages]
         if not self.takes_system:
             (system, user), rest = messages[:2], messages[2:]
             messages = [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]

@@ -34,6 +34,7 @@ from xrec_repro.metrics._models import (
     torch_dtype,
 )
 from xrec_repro.metrics.base import Metric
+from xrec_repro.special_tokens import special_tokens, speller
 
 LIBRARIES = ("transformers",)
 _KEY = "metrics.bartscore"
@@ -55,10 +56,11 @@ class _Side(NamedTuple):
 class BartScore(Metric):
     """Mean log-likelihood of a target given a source (`bartscore`): 1/n sum_t log p(target_t | target_<t, source).
 
-    As in the original code, the targets are all tokens that the tokenizer makes of the text, special ones included;
-    the decoder reads them shifted by one behind its start token, and the sum is divided by their number. An empty
-    text consists of its special tokens and has a score; such texts are counted, and so are those that were cut. In
-    float32, values depend on neither the batch size nor the order of the rows.
+    As in the original code, the targets are all tokens that the tokenizer makes of the text, special ones included
+    (but a text that spells one, such as ``<pad>``, stays text); the decoder reads them shifted by one behind its start
+    token, and the sum is divided by their number. An empty text consists of its special tokens and has a score; such
+    texts are counted, and so are those that were cut. In float32, values depend on neither the batch size nor the order
+    of the rows.
 
     Attributes:
         model: A folder or hub repository of a BART with a language model head, e.g. facebook/bart-large-cnn.
@@ -145,7 +147,9 @@ class BartScore(Metric):
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        found = score_pairs(predictions, references, _WINDOW * self.batch_size, self.name, self._score)
+        spell = speller(special_tokens(self._tokenizer))
+        sides = [spell(text) for text in predictions], [spell(text) for text in references]
+        found = score_pairs(*sides, _WINDOW * self.batch_size, self.name, self._score)
         empty = count_empty(predictions, references)
         cut = {"truncated_predictions": int(found[:, 1].sum()), "truncated_references": int(found[:, 2].sum())}
         warn_of(empty, self.name, "scored by their special tokens alone")
@@ -199,8 +203,7 @@ class BartScore(Metric):
             encoder_attention_mask=(torch.arange(states.shape[1], device=states.device) < lengths[:, None]).long(),
             use_cache=False,
         ).last_hidden_state
-        # As in the original, a <pad> that a text spells out adds nothing to the sum but counts as a token.
-        scored = ids != network.config.pad_token_id
+        scored = mask.bool()
         total = torch.zeros(ids.shape, dtype=torch.float64, device=ids.device)
         total[scored] = self._log_likelihood(hidden[scored], ids[scored]).double()
         return (total.sum(dim=1) / mask.sum(dim=1)).cpu().numpy()

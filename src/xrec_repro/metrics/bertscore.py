@@ -1,7 +1,7 @@
 """BERTScore (Zhang et al., 2020) by the bert-score package, with a pinned model and bounded memory."""
 
+import copy
 import importlib.util
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.identity import versions
-from xrec_repro.metrics._batches import length_sorted
+from xrec_repro.metrics._batches import count_texts, length_sorted, warn_of
 from xrec_repro.metrics._models import load_pretrained, local_folder, require_revision, shown_model, torch_device
 from xrec_repro.metrics.base import Metric
 from xrec_repro.progress import track
-
-log = logging.getLogger("xrec_repro")
+from xrec_repro.special_tokens import special_tokens, speller
 
 # Organisations under which the hub keeps the models that the baseline files call by their bare names.
 _CANONICAL = ("FacebookAI/", "google-bert/", "distilbert/", "albert/", "xlnet/")
 LIBRARIES = ("bert-score", "transformers")
 _KEY = "metrics.bertscore"
+_ANY_LENGTH = 2**31 - 1  # of tokens
 _WINDOW = 8  # batches whose embeddings are held at once: enough to sort by length, and memory stays bounded
 
 
@@ -34,7 +34,8 @@ class BertScore(Metric):
     """Greedy matching of contextual token embeddings: precision, recall, F1 (`bertscore_p`, `_r`, `_f1`).
 
     As in the package, special tokens do not count, and a text without tokens (with `idf`: of weight) scores 0
-    before rescaling; such texts are counted. Values depend on neither the batch size nor the order of the rows;
+    before rescaling. Such texts are counted, and so are those that were cut to the model's longest input and those of
+    unknown tokens alone. Values depend on neither the batch size nor the order of the rows;
     with `idf` they depend on all references, from which the weights come.
 
     Attributes:
@@ -136,9 +137,13 @@ class BertScore(Metric):
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
         values = torch.empty(len(predictions), 3)
         counts = {"empty_predictions": 0, "empty_references": 0}
+        spell = speller(special_tokens(self._tokenizer))
+        predictions, references = [spell(text) for text in predictions], [spell(text) for text in references]
         weights = self._weights(references)
+        cut: set[str] = set()
         for window in track(length_sorted(_WINDOW * self.batch_size, predictions, references), "bertscore"):
             embedded = self._embed([text for row in window for text in (predictions[row], references[row])], weights)
+            cut |= {text for text, (_, weight) in embedded.items() if self._is_cut(text, len(weight))}
             for start in range(0, len(window), self.batch_size):
                 rows = window[start : start + self.batch_size]
                 sides = [_pad([embedded[texts[row]] for row in rows]) for texts in (predictions, references)]
@@ -149,10 +154,31 @@ class BertScore(Metric):
         if self.rescale:
             baseline = _baseline(self._baseline_name, self.layer)
             values = (values - baseline) / (1 - baseline)
-        for key, number in counts.items():
-            if number:
-                log.warning("bertscore: %d %s scored 0 before rescaling", number, key.replace("_", " "))
-        return {f"bertscore_{part}": values[:, i] for i, part in enumerate(("p", "r", "f1"))}, counts
+        truncated = count_texts("truncated", cut.__contains__, predictions, references)
+        unread = count_texts("unreadable", self._is_unknown, predictions, references)
+        warn_of(counts, self.name, "scored 0 before rescaling")
+        warn_of(truncated, self.name, f"cut to {self._tokenizer.model_max_length} tokens")
+        warn_of(unread, self.name, "scored by unknown tokens alone: any two of them may be equal to it")
+        columns = {f"bertscore_{part}": values[:, i] for i, part in enumerate(("p", "r", "f1"))}
+        return columns, counts | truncated | unread
+
+    def _is_cut(self, text: str, tokens: int) -> bool:
+        """Whether a text that was read as so many tokens has more of them."""
+        from bert_score.utils import sent_encode
+
+        longest = self._tokenizer.model_max_length
+        if tokens < longest:
+            return False
+        patient = copy.copy(self._tokenizer)
+        patient.model_max_length = _ANY_LENGTH
+        return len(sent_encode(patient, text)) > longest
+
+    def _is_unknown(self, text: str) -> bool:
+        """Whether a text has unknown tokens only; vocabularies know all of ASCII."""
+        if text.isascii():
+            return False
+        ids = self._tokenizer(text, add_special_tokens=False, truncation=True)["input_ids"]
+        return bool(ids) and set(ids) == {self._tokenizer.unk_token_id}
 
     def _embed(self, texts: list[str], weights: dict[int, float]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         """Return text -> unit vectors of its tokens, shape ``(tokens, dim)``, and their weights."""

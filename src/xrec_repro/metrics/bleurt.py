@@ -29,9 +29,11 @@ from xrec_repro.metrics._models import (
     torch_dtype,
 )
 from xrec_repro.metrics.base import Metric
+from xrec_repro.special_tokens import special_tokens, speller
 
 LIBRARIES = ("bleurt-pytorch", "transformers")
 _KEY = "metrics.bleurt"
+_UNREADABLE = ("unreadable_references", "unreadable_predictions")  # of unknown tokens alone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,9 @@ class Bleurt(Metric):
     """The rating that BLEURT gives a prediction in the light of its reference (`bleurt`), without bounds.
 
     The model reads ``[CLS] reference [SEP] prediction [SEP]``. A pair of more than `max_length` tokens loses the last
-    ones of its longer text, as in BLEURT's own code; such pairs are counted, and so are empty texts, which are scored
-    like any other. In float32, values depend on neither the batch size nor the order of the rows.
+    ones of its longer text, as in BLEURT's own code; such pairs are counted, and so are texts that are empty or all
+    unknown tokens, which are scored like any other. In float32, values depend on neither the batch size nor the order
+    of the rows.
 
     Attributes:
         model: A folder or hub repository of a checkpoint for bleurt-pytorch.
@@ -98,17 +101,21 @@ class Bleurt(Metric):
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        found = score_pairs(references, predictions, self.batch_size, self.name, self._score)
+        _, spell = self._network, speller(special_tokens(self._tokenizer))  # the model first: its errors say more
+        sides = [spell(text) for text in references], [spell(text) for text in predictions]
+        found = score_pairs(*sides, self.batch_size, self.name, self._score)
         empty = count_empty(predictions, references)
-        cut = {"truncated_pairs": int(found[:, 1].sum())}
+        cut, *unknown = (int(number) for number in found[:, 1:].sum(axis=0))
+        cut, unread = {"truncated_pairs": cut}, dict(zip(_UNREADABLE, unknown, strict=True))
         warn_of(empty, self.name, "scored as they are")
         warn_of(cut, self.name, f"cut to {self.max_length} tokens")
-        return {"bleurt": found[:, 0]}, empty | cut
+        warn_of(unread, self.name, "scored by unknown tokens alone: any two of them may be equal to it")
+        return {"bleurt": found[:, 0]}, empty | cut | unread
 
     @torch.inference_mode()
     def _score(self, references: list[str], predictions: list[str]) -> np.ndarray:
-        """Return score and whether the pair was cut, shape ``(pairs, 2)``."""
-        network, tokenizer = self._network, self._tokenizer  # the model first: its errors say more
+        """Return score, whether the pair was cut, and whether each of the two is unreadable, shape ``(pairs, 4)``."""
+        network, tokenizer = self._network, self._tokenizer
         sides = [
             tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
             for texts in (references, predictions)
@@ -125,7 +132,8 @@ class Bleurt(Metric):
         }
         logits = network(**{name: rows.to(network.device) for name, rows in inputs.items()}).logits
         cut = [len(left) + len(right) > room for left, right in zip(*sides, strict=True)]
-        return np.column_stack([logits[:, 0].double().cpu().numpy(), cut])
+        unread = [[bool(ids) and set(ids) == {tokenizer.unk_token_id} for ids in side] for side in sides]
+        return np.column_stack([logits[:, 0].double().cpu().numpy(), cut, *unread])
 
 
 class _FirstToken(nn.Module):

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
 
 
@@ -47,7 +48,9 @@ class Distinct(Metric):
         totals = [counter.total() for counter in occurrences]
         columns = {f"distinct_{i + 1}": shares[:, i] * (len(shares) / max(totals[i], 1)) for i in range(len(totals))}
         counts = {"unigrams": totals[0], "distinct_unigrams": len(unigrams)}
-        return columns, counts | {"bigrams": totals[1], "distinct_bigrams": len(bigrams)}
+        empty = count_empty(predictions)
+        warn_of(empty, self.name, "have no n-gram")
+        return columns, empty | counts | {"bigrams": totals[1], "distinct_bigrams": len(bigrams)}
 
 
 def _ngrams(text: str, numbers: dict[str, int]) -> tuple[list[int], list[int]]:

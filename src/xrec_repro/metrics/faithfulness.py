@@ -10,6 +10,7 @@ from xrec_repro.data.glassbox import ASPECT_NAMES, find_aspects
 from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import DataError
 from xrec_repro.io import digest_json
+from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
 
 _PARTS = ("p", "r", "f1")
@@ -49,7 +50,9 @@ class Faithfulness(Metric):
             counts["named"] += len(named)
             counts["named_wrongly"] += len(named - true)
         counts["reference_recall"] = float(reference_recall.mean())
-        return {f"faithfulness_{part}": values[:, i] for i, part in enumerate(_PARTS)}, counts
+        empty = count_empty(predictions, references)
+        warn_of(empty, self.name, "name nothing")
+        return {f"faithfulness_{part}": values[:, i] for i, part in enumerate(_PARTS)}, empty | counts
 
 
 def _precision_recall_f1(named: set[str], true: set[str]) -> tuple[float, float, float]:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.errors import ModelError
+from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics._judge import check_setting, judge, protocol_digest
 from xrec_repro.metrics.base import Metric
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
@@ -87,7 +88,9 @@ class GptScore(Metric):
         """Return column and counts, and under ``answered`` the model that answered, None where the server is silent."""
         replies = _Replies(self, len(predictions))
         values, counts = judge(predictions, references, replies.to, self.attempts, self.name)
-        return {"gptscore": values}, counts, {"answered": replies.answering.name or None}
+        empty = count_empty(predictions, references)
+        warn_of(empty, self.name, "judged as they are")
+        return {"gptscore": values}, counts | empty, {"answered": replies.answering.name or None}
 
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]

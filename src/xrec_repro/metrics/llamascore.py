@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.identity import versions
-from xrec_repro.metrics._batches import length_sorted
+from xrec_repro.metrics._batches import count_empty, length_sorted, warn_of
 from xrec_repro.metrics._judge import HIGHEST, LOWEST, check_setting, judge, protocol_digest, question, warn_missing
 from xrec_repro.metrics._local_chat import (
     MOST_STARTS,
@@ -155,7 +155,9 @@ class LlamaScore(Metric):
             values, counts = judge(predictions, references, self._reply, self.attempts, self.name)
         else:
             values, counts = self._expect(predictions, references)
-        return {self.name: values}, counts
+        empty = count_empty(predictions, references)
+        warn_of(empty, self.name, "judged as they are")
+        return {self.name: values}, counts | empty
 
     def _reply(self, conversations: Mapping[int, Messages]) -> dict[int, Completion]:
         """Reply to the conversations that fit into the context."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.identity import versions
-from xrec_repro.metrics._batches import count_empty, warn_of
+from xrec_repro.metrics._batches import count_empty, count_texts, warn_of
 from xrec_repro.metrics.base import Metric
 from xrec_repro.progress import track
 
@@ -20,7 +20,8 @@ class Rouge(Metric):
     """F1 of shared words and of the longest common subsequence of words, from 0 to 1 (`rouge_1`, `rouge_l`).
 
     A text is one sequence, whatever its sentences. The package's words are runs of a-z and 0-9 after lowercasing, so
-    a text in another script has none; a text without words scores 0. Empty texts are counted.
+    a text in another script has none; a text without words scores 0, even against itself. Empty texts are counted, and
+    so are wordless ones.
 
     Attributes:
         stemmer: Compare words of more than three letters by their Porter stems.
@@ -41,6 +42,7 @@ class Rouge(Metric):
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenizers import DefaultTokenizer
 
         scorer = RougeScorer(list(_KINDS.values()), use_stemmer=self.stemmer)
         columns = {name: np.zeros(len(predictions)) for name in _KINDS}
@@ -49,9 +51,12 @@ class Rouge(Metric):
             scores = scorer.score(reference, prediction)
             for name, kind in _KINDS.items():
                 columns[name][row] = scores[kind].fmeasure
-        counts = count_empty(predictions, references)
-        warn_of(counts, self.name, "scored 0")
-        return columns, {**counts}
+        words = DefaultTokenizer(use_stemmer=False).tokenize
+        empty = count_empty(predictions, references)
+        wordless = count_texts("wordless", lambda text: bool(text.strip()) and not words(text), predictions, references)
+        warn_of(empty, self.name, "scored 0")
+        warn_of(wordless, self.name, "scored 0: there is no word of a-z or 0-9 in them")
+        return columns, empty | wordless
 
 
 METRIC = Rouge

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec_repro.contracts import EXPLANATIONS, TRUTH
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, require_file, write_json, write_table
+from xrec_repro.metrics._batches import problems
 from xrec_repro.metrics._blocks import join_blocks, score_blocks
 from xrec_repro.metrics.base import Metric, Scores, Summary, summary
 from xrec_repro.metrics.registry import build_metric
@@ -33,6 +35,8 @@ def read_texts(path: str | Path, role: str | None = None) -> list[str]:
 
     Raises:
         DataError: The file is missing or empty, has no such column, or a row is not a text.
+
+    Half a surrogate pair, which JSON and pickles may hold, becomes U+FFFD.
     """
     path = require_file(path, _REMEDY)
     names = (role, "text") if role else (*_ROLES, "text")
@@ -45,7 +49,7 @@ def read_texts(path: str | Path, role: str | None = None) -> list[str]:
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
             raise DataError(f"{path}: row {row} is {type(text).__name__}, not a text; write an empty string instead")
-    return texts
+    return [encodable(text) for text in texts]
 
 
 def _read_lines(path: Path) -> list[str]:
@@ -79,7 +83,10 @@ def _read_parquet(path: Path, names: Sequence[str]) -> list[Any]:
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a whole Parquet file; write it again") from error
     column = _pick(str(path), names, file.schema_arrow.names)
-    return file.read(columns=[column])[column].to_pylist()
+    try:
+        return file.read(columns=[column])[column].to_pylist()
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: column {column!r} holds text that is not UTF-8; write it again") from error
 
 
 def _read_pickle(path: Path, names: Sequence[str]) -> list[Any]:
@@ -298,12 +305,13 @@ def _schema(metrics: Any) -> pa.Schema:
 
 
 def format_scores(result: Summary) -> str:
-    """Return a summary as aligned lines: name, mean, (std, n, how many are missing if any), signature."""
+    """Return a summary as aligned lines: name, mean, (std, n, what is missing or was not read whole), signature."""
     rows = []
     for name, cell in result.items():
         std = "-" if cell["std"] is None else f"{cell['std']:.4f}"
         missing = f", missing {cell['missing']}" if cell["missing"] else ""
-        rows.append((name, f"{cell['mean']:.4f}", f"(std {std}, n {cell['n']}{missing})", cell["signature"]))
+        unread = "".join(f", {key.replace('_', ' ')} {number}" for key, number in problems(cell["counts"]).items())
+        rows.append((name, f"{cell['mean']:.4f}", f"(std {std}, n {cell['n']}{missing}{unread})", cell["signature"]))
     widths = [max(len(row[i]) for row in rows) for i in range(3)] if rows else []
     return "\n".join(
         "  ".join([row[0].ljust(widths[0]), row[1].rjust(widths[1]), row[2].ljust(widths[2]), row[3]]) for row in rows

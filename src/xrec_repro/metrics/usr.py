@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
 
 
@@ -36,7 +37,9 @@ class Usr(Metric):
             if key.digest() not in seen:
                 seen.add(key.digest())
                 first[row] = 1.0
-        return {"usr": first}, {}
+        empty = count_empty(predictions)
+        warn_of(empty, self.name, "count as one text")
+        return {"usr": first}, empty
 
 
 METRIC = Usr

@@ -12,6 +12,7 @@ import pandas as pd
 
 from xrec_repro.contracts import RELEASED_EDGES, RELEASED_TEXTS
 from xrec_repro.data.release import import_release
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_table
 from xrec_repro.paper.audit_facts import Finding, Sources, listing, published
@@ -80,7 +81,8 @@ def _load(sources: Sources, row: Mapping[str, str]) -> Release | str:
             report = import_release(folder, *paths)
             edges = read_table(paths[2], RELEASED_EDGES).to_pandas()
             texts = read_table(paths[3], RELEASED_TEXTS).to_pandas()
-        lists = [load_pickle(path) if path.is_file() else [] for path in _published_lists(folder)]
+        files = _published_lists(folder)
+        lists = [list(map(encodable, load_pickle(path))) if path.is_file() else [] for path in files]
     except DataError as error:
         return str(error)
     if lists[0] and lists[1] and len(lists[0]) != len(lists[1]):

@@ -6,6 +6,7 @@ import json
 import re
 from typing import Any
 
+from xrec_repro.data.text import encodable
 from xrec_repro.profiles.replies import Completion
 
 _WORDS = ("error", "errors", "message", "detail", "msg", "error_message", "title", "reason")
@@ -21,11 +22,6 @@ class NoCompletionError(Exception):
     def __init__(self, words: str, status: int | None = None) -> None:
         super().__init__(words)
         self.status = status
-
-
-def encodable(text: str) -> str:
-    """Return the text with lone surrogates replaced: JSON may hold them, UTF-8 files and requests may not."""
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_body(body: str) -> Completion:

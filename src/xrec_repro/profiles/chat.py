@@ -16,9 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.profiles import prompts
-from xrec_repro.profiles.bodies import encodable
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
 from xrec_repro.profiles.chat_models import ChatModel, LocalModel, ServerModel, Settings
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText

@@ -21,6 +21,7 @@ from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.profiles.bodies import NoCompletionError, read_body
 from xrec_repro.profiles.replies import Completion, Messages, is_thought_tag, opened_thought
 from xrec_repro.seeding import derive_seed, numpy_rng
+from xrec_repro.special_tokens import special_tokens, speller
 
 log = logging.getLogger("xrec_repro")
 
@@ -241,6 +242,7 @@ class LocalModel:
             ) from error
         if not self._tokenizer.chat_template:
             raise ModelError(f"profiles.chat.model: {name} has no chat template; choose an instruct model")
+        self._spell = speller(special_tokens(self._tokenizer))
         self._model = model.to(self._device).eval()
         self._shown = shown_model(name, revision, local_folder(name, "profiles.chat"))
 
@@ -280,6 +282,8 @@ class LocalModel:
     def _encode(self, messages: Messages) -> Any:
         from jinja2 import TemplateError
 
+        # The special tokens of a prompt are the template's: a review that spells one stays text.
+        messages = [{**message, "content": self._spell(message["content"])} for message in messages]
         try:
             prompt = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"

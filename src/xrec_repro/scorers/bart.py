@@ -55,7 +55,7 @@ def train_bart(texts: Sequence[str], settings: Settings, out_folder: Path, finge
         ModelError: The loss is not finite.
     """
     seed = settings["seed"]
-    texts, content = read_corpus(texts, seed)
+    texts, content = read_corpus(texts, seed, (BOS, PAD, EOS, UNKNOWN))
     tokenizer = _tokenizer(texts, settings)
     pairs = make_pairs(texts, content, settings, SHARES)
     sources, targets = (

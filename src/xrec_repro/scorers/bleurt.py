@@ -16,7 +16,7 @@ from transformers import set_seed
 
 from xrec_repro.scorers.content import ContentModel
 from xrec_repro.scorers.perturb import Pair
-from xrec_repro.scorers.tokenizer import word_pieces
+from xrec_repro.scorers.tokenizer import PIECE_MARKS, word_pieces
 from xrec_repro.scorers.training import (
     Settings,
     fit,
@@ -63,7 +63,7 @@ def train_bleurt(texts: Sequence[str], settings: Settings, out_folder: Path, fin
         ModelError: The loss is not finite.
     """
     seed = settings["seed"]
-    texts, content = read_corpus(texts, seed)
+    texts, content = read_corpus(texts, seed, PIECE_MARKS)
     tokenizer = _tokenizer(texts, settings)
     pairs = make_pairs(texts, content, settings, SHARES)
     inputs = tokenizer(

@@ -80,7 +80,7 @@ def train_judge(texts: Sequence[str], settings: Settings, out_folder: Path, fing
         ModelError: All prompts are longer than the context, or the loss is not finite.
     """
     seed = settings["seed"]
-    texts, content = read_corpus(texts, seed)
+    texts, content = read_corpus(texts, seed, PIECE_MARKS)
     tokenizer = _tokenizer(texts, settings)
     pairs, ids, hints = _prompts(make_pairs(texts, content, settings, SHARES), tokenizer)
     set_seed(derive_seed(seed, "judge") % 2**32)

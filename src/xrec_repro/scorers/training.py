@@ -21,6 +21,7 @@ from xrec_repro.progress import track
 from xrec_repro.scorers.content import ContentModel
 from xrec_repro.scorers.perturb import Pair, Perturber
 from xrec_repro.seeding import numpy_rng, torch_generator
+from xrec_repro.special_tokens import speller
 
 log = logging.getLogger("xrec_repro")
 
@@ -34,13 +35,14 @@ CHECKPOINT_EVERY = 100  # steps
 Settings = Mapping[str, Any]
 
 
-def read_corpus(texts: Sequence[str], seed: int) -> tuple[list[str], ContentModel]:
-    """Return the texts to learn from, at most `MAX_TEXTS`, and what their words weigh.
+def read_corpus(texts: Sequence[str], seed: int, marks: Sequence[str]) -> tuple[list[str], ContentModel]:
+    """Return the texts to learn from, at most `MAX_TEXTS` and none that spells one of `marks`, and what words weigh.
 
     Raises:
         DataError: There are fewer than two different texts.
     """
-    kept = [" ".join(text.split()) for text in texts if text.strip()]
+    spell = speller(marks)
+    kept = [" ".join(spell(text).split()) for text in texts if text.strip()]
     if len(set(kept)) < 2:
         raise DataError(
             f"scorers: the train split has {len(set(kept))} different explanations to learn from, needed are 2; "
