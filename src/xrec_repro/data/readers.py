@@ -17,8 +17,10 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec_repro.contracts import INTERACTIONS, ITEMS
+from xrec_repro.data.times import UNITS, judge_unit, to_seconds
 from xrec_repro.errors import DataError
 from xrec_repro.io import atomic_path, require_file
 from xrec_repro.progress import track
@@ -38,7 +41,7 @@ MAX_LINE_BYTES = 16 * 2**20  # a file without line ends must not be read into me
 SHOWN_LINES = 20
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-_YEAR_10000 = 253_402_300_800
+_JUDGED_LINES = 10_000  # of a file of reviews, for the unit of its times
 
 Row = tuple[Any, ...]
 Record = dict[str, Any]
@@ -50,10 +53,19 @@ class MalformedLineError(ValueError):
 
 
 class RawFormat(NamedTuple):
-    """How one collection writes reviews and items: functions from a JSON object to a row of the contract."""
+    """How one collection writes reviews and items: functions from a JSON object to a row of the contract.
 
-    review: Callable[[Record], Row]
+    Attributes:
+        review: Takes `per_second` beside the object if there is a `time`.
+        item: Takes the object.
+        time: Key of a review's time where that is a number since 1970.
+        per_second: How many of its units are a second, as the collection was published.
+    """
+
+    review: Callable[..., Row]
     item: Callable[[Record], Row]
+    time: str | None = None
+    per_second: int = 1
 
 
 def read_raw(
@@ -86,8 +98,9 @@ def read_raw(
     form = FORMATS[source]
     reviews, items = require_file(reviews), require_file(items)
     with atomic_path(out_interactions) as interactions_part, atomic_path(out_items) as items_part:
+        review = partial(form.review, per_second=_unit_of_times(reviews, form)) if form.time else form.review
         return {
-            str(reviews): _convert(reviews, form.review, INTERACTIONS, interactions_part, max_malformed),
+            str(reviews): _convert(reviews, review, INTERACTIONS, interactions_part, max_malformed),
             str(items): _convert(items, form.item, ITEMS, items_part, max_malformed, unique=True),
         }
 
@@ -250,11 +263,27 @@ def _number(record: Record, key: str) -> float:
     return value
 
 
-def _seconds(record: Record, key: str, per_second: int = 1) -> int:
-    seconds = int(_number(record, key) // per_second)
-    if not -_YEAR_10000 < seconds < _YEAR_10000:
-        raise MalformedLineError(f"{key!r} is no time: {seconds} s")
-    return seconds
+def _seconds(record: Record, key: str, per_second: int) -> int:
+    time = _number(record, key)
+    try:
+        return to_seconds(time, per_second)
+    except ValueError as error:
+        raise MalformedLineError(f"{key!r} is {error}") from error
+
+
+def _unit_of_times(path: Path, form: RawFormat) -> int:
+    """Return how many units of a file's times are a second, judged by its first lines."""
+
+    def times() -> Iterator[float]:
+        with _open_raw(path) as stream:
+            for _, line in islice(_numbered_lines(stream, path), _JUDGED_LINES):
+                with suppress(MalformedLineError):
+                    yield _number(_decode(line), form.time)
+
+    found = judge_unit(times(), form.per_second)
+    if found != form.per_second:
+        log.warning("%s: %r is in %s, not in %s; read so", path, form.time, UNITS[found], UNITS[form.per_second])
+    return found
 
 
 def _iso_seconds(record: Record, key: str) -> int:
@@ -288,12 +317,12 @@ def _plain(text: str) -> str:
     return " ".join(_MARKUP.sub(" ", html.unescape(text)).split())
 
 
-def _amazon_review(record: Record) -> Row:
+def _amazon_review(record: Record, per_second: int) -> Row:
     return (
         _identifier(record, "reviewerID"),
         _identifier(record, "asin"),
         _number(record, "overall"),
-        _seconds(record, "unixReviewTime"),
+        _seconds(record, "unixReviewTime", per_second),
         _text(record, "reviewText"),  # absent where a customer gave stars only
     )
 
@@ -324,12 +353,12 @@ def _yelp_item(record: Record) -> Row:
     return _identifier(record, "business_id"), _text(record, "name"), None, categories, _text(record, "city")
 
 
-def _google_review(record: Record) -> Row:
+def _google_review(record: Record, per_second: int) -> Row:
     return (
         _identifier(record, "user_id"),
         _identifier(record, "gmap_id"),
         _number(record, "rating"),
-        _seconds(record, "time", per_second=1000),
+        _seconds(record, "time", per_second),
         _text(record, "text"),
     )
 
@@ -352,7 +381,7 @@ def _google_item(record: Record) -> Row:
 
 
 FORMATS = {
-    "amazon": RawFormat(_amazon_review, _amazon_item),
+    "amazon": RawFormat(_amazon_review, _amazon_item, "unixReviewTime"),
     "yelp": RawFormat(_yelp_review, _yelp_item),
-    "google": RawFormat(_google_review, _google_item),
+    "google": RawFormat(_google_review, _google_item, "time", 1000),
 }
