@@ -1,6 +1,8 @@
 """The command line `xrec-repro`: score texts of any origin, and look into a run."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,11 +17,22 @@ _RELEASED = Path("../shared/data/xrec")  # beside the checkout
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, or after printing one line the exit code of the error."""
     options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # any title can be printed, whatever the terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         options.command(options)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output (head) has had enough; Python must not try to write the rest when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except XRecError as error:
         print(f"xrec-repro: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        print(f"xrec-repro: {place}{error.strerror or error}; check the path and its permissions", file=sys.stderr)
+        return 1
     return 0
 
 

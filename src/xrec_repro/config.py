@@ -5,6 +5,7 @@ This module is imported by the Snakefile, which is parsed again in every job: it
 
 import copy
 import difflib
+import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
@@ -13,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, ValidationError, validators
 
+from xrec_repro.config_files import read_config_file
 from xrec_repro.errors import ConfigError
 
 # Sections that an experiment may override: everything else is computed once a data set and shared. One that overrides
@@ -39,19 +41,11 @@ def load_config(*paths: str | Path) -> Config:
     """Read a base configuration and overlay the others on it, in order.
 
     Raises:
-        ConfigError: A file is missing or is not a YAML mapping.
+        ConfigError: A file cannot be read, is not a YAML mapping, or gives a key twice.
     """
     config: Config = {}
     for path in paths:
-        try:
-            loaded = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise ConfigError(f"{path}: no such configuration file") from error
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(loaded, dict):
-            raise ConfigError(f"{path}: a configuration is a mapping of keys to values")
-        config = merge(config, loaded)
+        config = merge(config, read_config_file(path))
     return config
 
 
@@ -65,6 +59,7 @@ def check_config(config: Config, schema: Config) -> None:
     Raises:
         ConfigError: Names the first offending key and what to do.
     """
+    _refuse_first(_impossible(config))
     _refuse_first(_problems(config, schema))
     missing = next(_absent(config["defaults"], schema["$defs"]["settings"], "defaults"), None)
     if missing:
@@ -85,6 +80,8 @@ def check_config(config: Config, schema: Config) -> None:
                 )
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
+    if config["metrics"]["bertscore"]["model"] == "scratch":
+        raise ConfigError("configuration: metrics.bertscore.model: no run trains one; use minilm, or a folder")
     for place, name in _named_experiments(config):
         if name not in config["experiments"]:
             hint = _hint(name, config["experiments"])
@@ -265,8 +262,34 @@ def _refuse_first(problems: Iterator[str]) -> None:
         raise ConfigError(f"configuration: {problem}")
 
 
+def _impossible(value: Any, place: str = "") -> Iterator[str]:
+    """Yield what no setting can be, which the schema's comparisons would let pass or choke on."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place}: {value} is not a number to compute with; write a finite one"
+    elif isinstance(value, int) and value.bit_length() > 63:
+        yield f"{place}: an integer of {value.bit_length()} bits is more than any setting can be; write a smaller one"
+    elif isinstance(value, list):
+        for row, one in enumerate(value):
+            yield from _impossible(one, f"{place}.{row}")
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            below = f"{place}.{key}" if place else f"{key}"
+            if not isinstance(key, str):
+                yield f"{below}: a key is a text, not {type(key).__name__}; put it in quotes"
+            yield from _impossible(one, below)
+
+
+def _is_integer(_: Any, value: Any) -> bool:
+    # JSON schema takes 5.0 for an integer, Python's loops and sizes do not.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_TYPES = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
+_Validator = validators.extend(Draft202012Validator, type_checker=_TYPES)
+
+
 def _problems(config: Config, schema: Config) -> Iterator[str]:
-    errors = sorted(Draft202012Validator(schema).iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path])
+    errors = sorted(_Validator(schema).iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path])
     for error in errors:
         place = ".".join(str(part) for part in error.absolute_path)
         if error.validator == "additionalProperties":
@@ -277,7 +300,26 @@ def _problems(config: Config, schema: Config) -> Iterator[str]:
         elif error.validator == "enum":
             yield f"{place}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
         else:
-            yield f"{place or 'top level'}: {error.message}"
+            yield f"{place or 'top level'}: {error.message}{_number_hint(error)}"
+
+
+def _number_hint(error: ValidationError) -> str:
+    """Return how to write a number that YAML takes for a text (1e-4) or that is whole by its value alone (5.0)."""
+    if error.validator != "type" or not {"number", "integer"} & set(_listed(error.validator_value)):
+        return ""
+    try:
+        number = float(error.instance)
+    except (TypeError, ValueError):
+        return ""
+    if isinstance(error.instance, bool) or not math.isfinite(number):
+        return ""
+    if number.is_integer() and abs(number) < 2**53:
+        return f"; write {int(number)}"
+    return f"; write {number:.6e}" if isinstance(error.instance, str) else ""
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
 
 
 def _absent(value: Any, schema: Config, place: str) -> Iterator[str]:

@@ -52,25 +52,48 @@ def remove_scraps(path: str | Path) -> None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` that takes its name on success and is removed on failure.
 
-    A reader therefore never sees half a file, whatever kills the writer.
+    A reader therefore never sees half a file, whatever kills the writer. What a link names is written, not the link.
 
     Raises:
-        DataError: The disk is full.
+        DataError: The disk is full, or nothing can be written there.
     """
-    path = Path(path)
+    path = _writable(Path(path))
     with names_full_disk(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with _names_obstacle(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
-            temporary.chmod(0o644)
-            temporary.replace(path)
+            with _names_obstacle(path):
+                temporary.chmod(0o644)
+                temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _writable(path: Path) -> Path:
+    """Return the path behind links; refuse a folder, and a device, which a file that takes its name would remove."""
+    with _names_obstacle(path):
+        path = path.resolve() if path.is_symlink() else path
+        if path.exists() and not path.is_file():
+            kind = "a folder" if path.is_dir() else "no plain file"
+            raise DataError(f"{path}: cannot be written: it is {kind}; name a file")
+    return path
+
+
+@contextmanager
+def _names_obstacle(path: Path) -> Iterator[None]:
+    """Turn what the system says of a place where nothing can be written into one line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise DataError(f"{path}: cannot be written: {error.strerror}; name a file in a folder of yours") from error
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -93,17 +116,23 @@ def read_json(path: str | Path) -> Any:
     path = require_file(path)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); delete it and run the rule again") from error
 
 
 def require_file(path: str | Path, remedy: str = "check the path in the configuration") -> Path:
-    """Return `path` if it is a file with content, else raise a `DataError` that gives the remedy."""
+    """Return `path` if it is a file with content that can be read, else raise a `DataError` that gives the remedy."""
     path = Path(path)
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; {remedy}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{path}: the file is empty; {remedy}")
+    try:
+        if path.is_dir():
+            raise DataError(f"{path}: a folder, not a file; {remedy}")
+        if not path.is_file():
+            raise DataError(f"{path}: no such file; {remedy}")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty; {remedy}")
+        path.open("rb").close()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}; {remedy}") from error
     return path
 
 
@@ -140,7 +169,7 @@ def read_table(path: str | Path, schema: pa.Schema, columns: list[str] | None = 
         columns: Read only these columns of the contract.
 
     Raises:
-        DataError: The file is missing, is not Parquet, is damaged, or lacks a column.
+        DataError: The file is missing, is not Parquet, is damaged, lacks a column or has it twice or of another type.
     """
     path = require_file(path, "run the rule that makes it")
     names = columns or schema.names
@@ -150,10 +179,20 @@ def read_table(path: str | Path, schema: pa.Schema, columns: list[str] | None = 
         for name in names:
             if name not in present:
                 raise DataError(f"{path}: column {name!r} is missing (found: {', '.join(present)})")
-        table = file.read(columns=names)
-    except (pa.ArrowInvalid, OSError) as error:
+            if present.count(name) > 1:
+                raise DataError(f"{path}: column {name!r} is there {present.count(name)} times; keep one")
+        table = file.read(columns=names).select(names)
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a whole Parquet file; delete it and run the rule again") from error
-    return table.select(names).cast(pa.schema([schema.field(n) for n in names]))
+    for name in names:
+        try:
+            cast = table[name].cast(schema.field(name).type)
+        except pa.ArrowException as error:
+            raise DataError(
+                f"{path}: column {name!r} is {table[name].type}, not {schema.field(name).type}; run the rule again"
+            ) from error
+        table = table.set_column(names.index(name), schema.field(name), cast)
+    return table.replace_schema_metadata()
 
 
 def sha256_file(path: str | Path) -> str:

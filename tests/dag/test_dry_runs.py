@@ -70,6 +70,25 @@ def test_absent_released_data_are_fetched(root, tmp_path):
     assert jobs(dry_run(root, inside, "--cores", "2", "--configfile", overlay))["fetch_release"] == 2
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "metrics: {bertscore: {layer: 3}}\nmetrics: {bleu: {lowercase: true}}\n",
+            "yaml: metrics: given twice",
+        ),
+        ("defaults: {tuning: {learning_rate: .nan}}\n", "defaults.tuning.learning_rate: nan is not a number"),
+    ],
+)
+def test_what_snakemake_reads_by_itself_is_checked_again(root, tmp_path, text, message):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    done = dry_run(root, tmp_path, "--cores", "1", "--configfile", str(overlay), check=False)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_the_slurm_profile_resolves_as_typed(root):
     environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
     command = [SNAKEMAKE, "--profile", "slurm", "-n", "--nolock", "--forceall", "all"]

@@ -218,3 +218,22 @@ def test_explain_prints_texts_profiles_and_true_reasons(finished, results, capsy
     assert "explanation (no_profile, seed1; generated now): " in capsys.readouterr().out
     assert main([*options, "--user", "nobody", "--item", row["item_id"]]) == 1
     assert "user 'nobody' is not in the k-core" in capsys.readouterr().err
+
+
+def test_explain_finds_the_models_from_any_folder(finished, results, capsys, monkeypatch, tmp_path):
+    pairs = pq.read_table(results / "glassbox/shared/split/texts.parquet").to_pylist()
+    pair = next(pair for pair in pairs if pair["split"] == "train")
+    options = ["explain", "--dataset", "glassbox", "--user", pair["user_id"], "--item", pair["item_id"]]
+    monkeypatch.chdir(finished)
+    assert main([*options, "--run", "tiny", "--device", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("; generated now): ") == 4
+    monkeypatch.chdir(tmp_path)
+    assert main([*options, "--run", "tiny", "--device", "cpu", "--results", str(finished / "results")]) == 0
+    assert capsys.readouterr().out == printed
+    shutil.copytree(results, tmp_path / "kept/renamed")
+    assert main([*options, "--run", "renamed", "--device", "cpu", "--results", "kept"]) == 0
+    assert capsys.readouterr().out == printed
+    shutil.rmtree(tmp_path / "kept/renamed/glassbox/shared/llm/model")
+    assert main([*options, "--run", "renamed", "--device", "cpu", "--results", "kept"]) == 1
+    assert "shared/llm/model: the run's explanations were made with it and it is gone" in capsys.readouterr().err

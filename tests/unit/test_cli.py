@@ -1,8 +1,17 @@
 import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from xrec_repro.cli import main
+from xrec_repro.contracts import CORE_INTERACTIONS, CORE_ITEMS
+from xrec_repro.explainer.explain import locate
+from xrec_repro.io import write_table
 
 
 def files(folder, predictions, references):
@@ -38,8 +47,6 @@ def test_usr_of_the_released_predictions_is_one(shared, capsys, dataset):
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_1(tmp_path, capsys, predictions, references, message):
-    import re
-
     assert main(["score", *files(tmp_path, predictions, references)]) == 1
     error = capsys.readouterr().err
     assert re.search(message, error), error
@@ -86,3 +93,124 @@ def test_audit_names_folders_that_are_not_there(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "no such file; restore it" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--write"])
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (".", "cannot be written: it is a folder; name a file"),
+        ("/dev/null", "/dev/null: cannot be written: it is no plain file; name a file"),
+        ("/proc/x/audit", "/proc/x/audit: cannot be written: No such file or directory; name a file in a folder of"),
+        ("file/audit", "cannot be written: (Not a directory|File exists); name a file in a folder of yours"),
+        ("x" * 300, "cannot be written: File name too long"),
+    ],
+)
+def test_audit_that_cannot_be_written_is_one_line(tmp_path, capsys, monkeypatch, option, place, message):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("kept")
+    assert main(["audit", "--data", str(tmp_path), option, place]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert Path("file").read_text() == "kept" and not Path("/dev/null").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_audit_writes_through_a_link(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to(tmp_path / "there/audit.json")
+    assert main(["audit", "--data", str(tmp_path), "--json", str(tmp_path / "link.json")]) == 0
+    assert (tmp_path / "link.json").is_symlink()
+    assert json.loads((tmp_path / "there/audit.json").read_text())["findings"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("statements", b"key,value,source\n\xe9,1,x\n", "statements.csv: not a table in UTF-8 .*; restore it"),
+        ("study_table1", None, "study_table1.csv: line 2: n_test is 'nan', not a number; correct it"),
+    ],
+)
+def test_published_tables_that_are_damaged_are_named(root, tmp_path, capsys, name, content, message):
+    shutil.copytree(root / "resources", tmp_path / "resources")
+    path = tmp_path / f"resources/published/{name}.csv"
+    if content is None:
+        header, first, *rest = path.read_text().splitlines()
+        cells = dict(zip(header.split(","), first.split(","), strict=True)) | {"n_test": "nan"}
+        content = "\n".join([header, ",".join(cells.values()), *rest]).encode()
+    path.write_bytes(content)
+    assert main(["audit", "--data", str(tmp_path), "--resources", str(tmp_path / "resources")]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"metrics:\n  usr: {}\nmetrics:\n  bleu: {}\n", "metrics: given twice, in lines 1 and 3"),
+        (b"defaults: {tuning: {learning_rate: .nan}}", "defaults.tuning.learning_rate: nan is not a number"),
+        (b"a: caf\xe9", "line 1: not UTF-8"),
+        (None, "a folder, not a configuration file"),
+    ],
+)
+def test_an_overlay_that_cannot_be_used_is_one_line_and_exit_code_2(tmp_path, capsys, content, message):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.mkdir() if content is None else overlay.write_bytes(content)
+    assert main(["score", *files(tmp_path, ["a"], ["b"]), "--config", str(overlay)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_an_argument_that_is_no_utf_8_is_no_id(tmp_path, capsys):
+    shared = tmp_path / "run/glassbox/shared"
+    core = {"user": [0], "item": [0], "user_id": ["\u00e9"], "item_id": ["i"]}
+    empty = {name: [None] for name in ("rating", "timestamp", "review")}
+    write_table(shared / "kcore/interactions.parquet", core | empty, CORE_INTERACTIONS)
+    empty = {name: [None] for name in ("title", "description", "categories", "city")}
+    write_table(shared / "kcore/items.parquet", {"item": [0], "item_id": ["i"]} | empty, CORE_ITEMS)
+    options = ["explain", "--results", str(tmp_path), "--run", "run", "--dataset", "glassbox"]
+    for user, item, kind in ((b"\xff", "i", "user"), (b"\xe9", "i", "user"), ("\u00e9".encode(), b"\xff", "item")):
+        arguments = ["--user", os.fsdecode(user), "--item", os.fsdecode(item)]
+        assert main([*options, *arguments]) == 1
+        assert re.search(rf"{kind} '.*udc..' is not in the k-core of 1 {kind}s", capsys.readouterr().err)
+    assert main([*options, "--user", "\u00e9", "--item", "\ud800"]) == 1
+    assert "is not in the k-core" in capsys.readouterr().err
+    assert main([*options, "--user", "\u00e9", "--item", "i"]) == 1
+    assert "no experiment has explanations yet" in capsys.readouterr().err
+
+
+def test_paths_of_other_kinds_and_an_early_end_of_the_output_are_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "xrec_repro.cli"]
+    long = "x" * 300
+    for arguments in (
+        ["explain", "--run", long, "--dataset", "d", "--user", "u", "--item", "i"],
+        ["score", long, long],
+    ):
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 1
+        assert done.stderr.startswith("xrec-repro: ") and done.stderr.count("\n") == 1
+    with subprocess.Popen([*command, "audit", "--data", str(tmp_path)], stdout=-1, stderr=-1, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*command, "audit", "--data", str(tmp_path)], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("recorded", "made", "found"),
+    [
+        ("results/tiny/g/shared/llm/model", "results/tiny", "/a/results/tiny/g/shared/llm/model"),
+        ("out/old/g/shared/llm/model", "out/old", "/a/results/tiny/g/shared/llm/model"),
+        ("/b/results/old/g/shared/llm/model", "/b/results/old", "/a/results/tiny/g/shared/llm/model"),
+        ("models/llama", "results/tiny", "/a/models/llama"),
+        ("/models/llama", "results/tiny", "/models/llama"),
+        ("models/llama", "out/old", "models/llama"),
+    ],
+)
+def test_a_recorded_path_is_found_where_the_run_lies_now(recorded, made, found):
+    made = Path(made) / "g/xrec/seed1/generation/explanations.parquet"
+    assert locate(recorded, made, Path("/a/results/tiny/g/xrec/seed1")) == Path(found)

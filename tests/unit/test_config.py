@@ -3,8 +3,10 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from xrec_repro.config import check_config, gpus_of_a_job, load_config, load_schema, merge, settings
+from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 
 
@@ -94,15 +96,125 @@ def test_a_missing_default_is_named(config, schema):
         check_config(config, schema)
 
 
-def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="none.yaml: no such configuration file"):
-        load_config(tmp_path / "none.yaml")
-    (tmp_path / "bad.yaml").write_text("a: [1")
-    with pytest.raises(ConfigError, match="bad.yaml: not valid YAML"):
-        load_config(tmp_path / "bad.yaml")
-    (tmp_path / "list.yaml").write_text("- 1")
-    with pytest.raises(ConfigError, match="list.yaml: a configuration is a mapping"):
-        load_config(tmp_path / "list.yaml")
+UNREADABLE = {
+    "bad": (b"a: [1", "not valid YAML in line 1"),
+    "list": (b"- 1", "a configuration is a mapping of keys to values, not list"),
+    "text": (b"hello", "a configuration is a mapping of keys to values, not str"),
+    "empty": (b"", "there is nothing in it"),
+    "comment": (b"# later\n", "there is nothing in it"),
+    "latin1": ("a: 1\nb: caf\xe9".encode("latin-1"), "line 2: not UTF-8 at byte 11; save it as UTF-8"),
+    "utf16": ("a: 1".encode("utf-16"), "line 1: not UTF-8 at byte 0"),
+    "binary": (bytes(range(128)), "not valid YAML: unacceptable character #x0000"),
+    "tabs": (b"a:\n\tb: 1\n", "not valid YAML in line 2: .*with blanks in place of tabs"),
+    "two": (b"a: 1\n---\nb: 2\n", "not valid YAML in line 2: .*another document; correct it to one document"),
+    "date": (b"a: 2020-13-45", "a value cannot be read .month must be in 1..12.*put it in quotes"),
+    "digits": (b"a: " + b"9" * 5000, "a value cannot be read .Exceeds the limit"),
+    "deep": (b"a: " + b"[" * 9000, "a value cannot be read .maximum recursion depth"),
+    "alias": (b"a: *b", "not valid YAML in line 1: found undefined alias 'b'"),
+    "itself": (b"a: &a [*a]", "line 1: an anchor that holds itself"),
+    "code": (b"a: !!python/object:os.system x", "not valid YAML in line 1: could not determine a constructor"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path, content, message):
+    path = tmp_path / "overlay.yaml"
+    path.write_bytes(content)
+    for read in (load_config, lambda *paths: check_files(paths)):
+        with pytest.raises(ConfigError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    for path, message in (
+        (tmp_path / "none.yaml", "no such configuration file"),
+        (tmp_path, "a folder, not a configuration file; name a file in it"),
+        (tmp_path / ("x" * 300), "cannot be read: File name too long"),
+    ):
+        with pytest.raises(ConfigError, match=message) as caught:
+            load_config(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("metrics:\n  use: [usr]\nrun: {}\nmetrics:\n  use: [bleu]\n", "metrics: given twice, in lines 1 and 4"),
+        ("a:\n  b:\n    c: 1\n    d: 2\n    c: 3\n", "a.b.c: given twice, in lines 3 and 5"),
+        ("a: {x: 1, 'x': 2}", "a.x: given twice, in line 1,"),
+        ("a: [{y: 1}, {x: 1,\n x: 2}]", "a.1.x: given twice, in lines 1 and 2"),
+        ("yes: 1\ntrue: 2", "True: given twice, in lines 1 and 2"),
+        ("b: &b {x: 1}\nc:\n  <<: *b\n  <<: *b\n", r"c.<<: given twice, in lines 3 and 4, .*write one <<: \[\*one"),
+        ("b: &b\n  x: 1\n  x: 2\nc: {<<: *b}\n", "b.x: given twice, in lines 2 and 3"),
+        ('{\n\t"a": 1,\n\t"a": 2\n}', "a: given twice, in lines 2 and 3"),
+    ],
+)
+def test_a_key_given_twice_is_an_error_that_names_its_lines(tmp_path, text, message):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(text)
+    for read in (load_config, lambda *paths: check_files(paths)):
+        with pytest.raises(ConfigError, match=message) as caught:
+            read(path)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("b: &b {x: 1, y: 2}\nc: {<<: *b, x: 3}\nd: [*b, *b]", {"c": {"x": 3, "y": 2}, "d": [{"x": 1, "y": 2}] * 2}),
+        ("a: &a {x: 1}\nb: &b {x: 2, y: 2}\nc: {<<: [*a, *b]}", {"c": {"x": 1, "y": 2}}),
+        ("\ufeffa: 1", {"a": 1}),
+        ('{\n\t"a": {"b": 1e-4, "c": "x"}\n}', {"a": {"b": 1e-4, "c": "x"}}),  # in YAML, 1e-4 is a text
+    ],
+)
+def test_anchors_merge_keys_byte_order_marks_and_json_are_read(tmp_path, text, value):
+    (tmp_path / "overlay.yaml").write_text(text, encoding="utf-8")
+    loaded = load_config(tmp_path / "overlay.yaml")
+    assert {key: loaded[key] for key in value} == value
+    check_files([tmp_path / "overlay.yaml"])
+
+
+NAN, INFINITY = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("defaults.tuning.learning_rate", NAN, "defaults.tuning.learning_rate: nan is not a number to compute with"),
+        ("defaults.tuning.learning_rate", INFINITY, "defaults.tuning.learning_rate: inf is not a number"),
+        ("defaults.recommender.weight_decay", INFINITY, "defaults.recommender.weight_decay: inf is not"),
+        ("defaults.kcore.rating_above", -INFINITY, "defaults.kcore.rating_above: -inf is not"),
+        ("defaults.split.ratios", [NAN, 0.1, 0.1], "defaults.split.ratios.0: nan is not"),
+        ("defaults.tuning.epochs", INFINITY, "defaults.tuning.epochs: inf is not"),
+        ("emissions.node_power_kw", {"n1": NAN}, "emissions.node_power_kw.n1: nan is not"),
+        ("experiments.xrec.overrides.tuning", {"learning_rate": NAN}, "xrec.overrides.tuning.learning_rate: nan"),
+        ("metrics.gptscore.timeout_s", INFINITY, "metrics.gptscore.timeout_s: inf is not"),
+        ("defaults.tuning.learning_rate", True, "defaults.tuning.learning_rate: True is not of type 'number'$"),
+        ("defaults.tuning.epochs", True, "defaults.tuning.epochs: True is not of type 'integer'$"),
+        ("defaults.split.ratios", [0.8, 0.2, False], "defaults.split.ratios.2: False is not of type 'number'$"),
+        ("defaults.tuning.epochs", 5.0, "defaults.tuning.epochs: 5.0 is not of type 'integer'; write 5$"),
+        ("defaults.tuning.learning_rate", "1e-4", "'1e-4' is not of type 'number'; write 1.000000e-04$"),
+        ("defaults.tuning.epochs", "two", "defaults.tuning.epochs: 'two' is not of type 'integer'$"),
+        ("defaults.recommender.dim", 10**12, "defaults.recommender.dim: 10+ is greater than the maximum of 2147483647"),
+        ("defaults.recommender.dim", 10**30, "defaults.recommender.dim: an integer of 100 bits is more than any"),
+        ("compute.threads", 2**31, "compute.threads: 2147483648 is greater than the maximum"),
+        ("run.seeds", [2**32], "run.seeds.0: 4294967296 is greater than the maximum"),
+        ("defaults.split.seed", -1, "defaults.split.seed: -1 is less than the minimum of 0"),
+        ("defaults.kcore.k_user", 2**40, "defaults.kcore.k_user: 1099511627776 is greater than the maximum"),
+        ("emissions.node_power_kw", {7: 0.5}, "emissions.node_power_kw.7: a key is a text, not int; put it in quotes"),
+        ("metrics.bertscore.model", "scratch", "metrics.bertscore.model: no run trains one"),
+    ],
+)
+def test_what_is_no_number_of_that_kind_is_refused(config, schema, path, value, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        check_config(changed(config, path, value), schema)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_hint_for_a_number_in_words_is_a_number(config, schema):
+    check_config(changed(config, "defaults.tuning.learning_rate", yaml.safe_load("1.000000e-04")), schema)
 
 
 def test_dictionaries_merge_and_lists_replace():

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -65,6 +67,15 @@ def test_tables_keep_their_contract(tmp_path):
     pd.DataFrame({"user": [1], "split": ["train"]}).to_parquet(path)
     with pytest.raises(DataError, match=r"graph.parquet: column 'item' is missing \(found: user, split\)"):
         read_table(path, GRAPH)
+    pq.write_table(pa.table([pa.array([1])] * 3, names=["user", "item", "user"]), path)
+    with pytest.raises(DataError, match=r"graph.parquet: column 'user' is there 2 times; keep one"):
+        read_table(path, GRAPH, ["item", "user"])
+    pq.write_table(pa.table({"user": [1], "item": ["a"], "split": ["train"]}), path)
+    with pytest.raises(DataError, match=r"graph.parquet: column 'item' is string, not int32; run the rule again"):
+        read_table(path, GRAPH)
+    pq.write_table(pa.table({"user": [2**40]}), path)
+    with pytest.raises(DataError, match=r"graph.parquet: column 'user' is int64, not int32"):
+        read_table(path, GRAPH, ["user"])
 
 
 def test_missing_empty_and_truncated_files_are_named(tmp_path):
@@ -81,6 +92,13 @@ def test_missing_empty_and_truncated_files_are_named(tmp_path):
     (tmp_path / "x.json").write_text("{")
     with pytest.raises(DataError, match="x.json: not valid JSON"):
         read_json(tmp_path / "x.json")
+    (tmp_path / "x.json").write_text("[" * 40_000)
+    with pytest.raises(DataError, match="x.json: not valid JSON"):
+        read_json(tmp_path / "x.json")
+    with pytest.raises(DataError, match=f"{tmp_path}: a folder, not a file; check the path"):
+        require_file(tmp_path)
+    with pytest.raises(DataError, match="xx: cannot be read: File name too long; check the path"):
+        require_file("x" * 300)
 
 
 def test_a_damaged_middle_of_a_table_is_found(tmp_path):

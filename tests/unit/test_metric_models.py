@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from xrec_repro.config import load_config
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.metrics._batches import count_empty, length_sorted, score_pairs, warn_of
 from xrec_repro.metrics._models import (
@@ -21,7 +22,7 @@ from xrec_repro.metrics._models import (
     torch_device,
     torch_dtype,
 )
-from xrec_repro.metrics.registry import metric_names
+from xrec_repro.metrics.registry import build_metric, metric_names
 
 KEY = "metrics.some"
 COMMIT = "0123456789abcdef" * 2 + "01234567"
@@ -68,6 +69,17 @@ def test_a_repository_needs_a_commit_and_a_folder_none(tmp_path):
             require_revision("org/model", revision, None, KEY)
     with pytest.raises(ConfigError, match=r"metrics\.some\.revision: 'x' is a local folder; set the revision to null"):
         require_revision("x", COMMIT, tmp_path, KEY)
+
+
+@pytest.mark.parametrize("metric", ["bartscore", "bleurt", "llamascore", "bertscore"])
+def test_scratch_is_said_to_lie_in_a_run(root, tmp_path, monkeypatch, metric):
+    monkeypatch.chdir(tmp_path)
+    settings = load_config(root / "config/config.yaml")["metrics"][metric] | {"model": "scratch"}
+    where = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge", "bertscore": None}[metric]
+    said = rf"it lies in results/<run>/scorers/{where}/model;" if where else "this metric has none;"
+    key = f"metrics.{metric}.model"
+    with pytest.raises(ConfigError, match=rf"^{key}: 'scratch' is a model that .*{said} outside a run set {key} to a"):
+        build_metric(metric, settings, "cpu")
 
 
 def test_the_digest_is_of_what_decides_the_outputs(tmp_path):

@@ -61,6 +61,10 @@ def amazon_review(**changes):
     return {"reviewerID": "U", "asin": "B", "overall": 5.0, "unixReviewTime": 0, "reviewText": "Good."} | changes
 
 
+def google_review(**changes):
+    return {"user_id": "U", "gmap_id": "B", "rating": 5, "time": 0, "text": "Good."} | changes
+
+
 def amazon_item(**changes):
     return {"asin": "B", "title": "T", "description": ["D"], "category": ["Books"]} | changes
 
@@ -130,6 +134,50 @@ def test_google_fields(tmp_path):
     }
     cities = {item_id[-2:]: row["city"] for item_id, row in items.items()}
     assert cities == {"01": "Cochran", "02": "Kendallville", "03": "St. Louis", "04": None, "05": None}
+
+
+TIMES = [1420588800, 0, 946598400, -5, 1700000000]  # seconds
+
+
+@pytest.mark.parametrize("unit", [1, 10**3, 10**6])
+@pytest.mark.parametrize("source", ["amazon", "google"])
+def test_the_unit_of_a_file_s_times_is_judged_by_their_years(tmp_path, caplog, source, unit):
+    review = {"amazon": amazon_review, "google": google_review}[source]
+    key = {"amazon": "unixReviewTime", "google": "time"}[source]
+    lines = write_lines(tmp_path / "r.jsonl", [review(**{key: time * unit}) for time in TIMES])
+    interactions, _, _ = run(source, lines, RAW / source / "items.jsonl", tmp_path)
+    assert [row["timestamp"] for row in interactions] == TIMES
+    usual = {"amazon": 1, "google": 1000}[source]
+    assert ("read so" in caplog.text) == (unit != usual)
+
+
+def test_times_in_another_unit_than_the_file_s_are_malformed(tmp_path):
+    given = [1420588800, 1420588800_000, 1420588800_000, 1420588800_000_000, 0, 1420588800_500]
+    lines = write_lines(tmp_path / "r.jsonl", [amazon_review(unixReviewTime=time) for time in given])
+    interactions, _, report = run("amazon", lines, RAW / "amazon/items.jsonl", tmp_path, max_malformed=0.5)
+    assert [row["timestamp"] for row in interactions] == [1420588800, 1420588800, 0, 1420588800]
+    assert report[str(lines)]["malformed_lines"] == [
+        {"line": 1, "why": "'unixReviewTime' is no time in milliseconds, which the file has: 1420588800"},
+        {"line": 4, "why": "'unixReviewTime' is no time in milliseconds, which the file has: 1420588800000000"},
+    ]
+    with pytest.raises(DataError, match="2 of 6 lines .* the first is line 1 .*no time in milliseconds"):
+        run("amazon", lines, RAW / "amazon/items.jsonl", tmp_path)
+
+
+def test_times_that_tell_nothing_are_in_the_usual_unit(tmp_path):
+    lines = write_lines(tmp_path / "r.jsonl", [google_review(time=time) for time in (0, 5000, -86_400_000)])
+    interactions, _, _ = run("google", lines, RAW / "google/items.jsonl", tmp_path)
+    assert [row["timestamp"] for row in interactions] == [0, 5, -86_400]
+
+
+@pytest.mark.parametrize("time", ["NaN", "Infinity", '"1420588800"', "null", "true", "1e300", "1" * 30])
+def test_what_is_no_time_is_malformed(tmp_path, time):
+    good = json.dumps(amazon_review(unixReviewTime=1420588800))
+    lines = tmp_path / "r.jsonl"
+    lines.write_text(f"{good}\n{good.replace('1420588800', time)}\n")
+    interactions, _, report = run("amazon", lines, RAW / "amazon/items.jsonl", tmp_path, max_malformed=0.5)
+    assert len(interactions) == 1
+    assert report[str(lines)]["malformed_lines"][0]["why"].startswith("'unixReviewTime' is ")
 
 
 @pytest.mark.parametrize("source", SOURCES)

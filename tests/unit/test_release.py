@@ -158,7 +158,7 @@ def test_published_texts_are_compared_as_multisets(release, tmp_path):
 
 
 def edit_csv(content, folder):
-    (folder / "total_val.csv").write_text(content)
+    (folder / "total_val.csv").write_text(content, errors="surrogateescape")
 
 
 def replace_texts(rows, folder):
@@ -184,9 +184,30 @@ def delete(name, folder):
         (partial(edit_csv, "user,item,Time\n0,1,yesterday\n"), "line 2: Time 'yesterday' is not of the form"),
         (partial(edit_csv, "user,item\n"), r"total_val\.csv: no edge of the val split"),
         (partial(edit_csv, ""), r"total_val\.csv: the file is empty"),
-        (partial(edit_csv, "user,item\n0,1\n0,1,2,3\n"), r"total_val\.csv: not a table"),
+        (partial(edit_csv, "user,item\n0,1\n0,1,2,3\n"), r"total_val\.csv: not a table: line 3 has 4 fields and the"),
+        (partial(edit_csv, "user,item\n0,1,2\n0,1,2\n"), r"total_val\.csv: not a table: line 2 has 3 fields"),
+        (partial(edit_csv, "user,item\n\n0,1\n0\n"), r"total_val\.csv: not a table: line 4 has 1 fields"),
+        (partial(edit_csv, "user,item,Time\n0,1,01 7, 2015\n"), "line 2 has 4 fields .*holds a comma stands in quotes"),
+        (partial(edit_csv, 'user,item\n"0\n",1\n0,x\n'), "line 4: item 'x' is not a whole number"),
+        (partial(edit_csv, 'user,item\n0,1\n"0,1\n0,1\n'), "not a table: the row of line 3: unexpected end of data"),
+        (partial(edit_csv, 'user,item\n0,1\n"0"0,1\n'), "not a table: the row of line 3: ',' expected after"),
+        (partial(edit_csv, "user;item\n0;1\n"), r"column 'user' is missing \(found: user;item\)"),
+        (partial(edit_csv, "user,item,user\n0,1,2\n"), "column 'user' is there 2 times; keep one"),
+        (partial(edit_csv, "\n\n"), "column 'user' is missing .found: none"),
+        (partial(edit_csv, "user,item\n0,caf\udce9\n"), "not a table: not UTF-8"),
         (partial(replace_texts, [{"uid": 0, "iid": 1}]), r"tst\.pkl: column 'title' is missing"),
         (partial(replace_texts, [text(0, 1), text(-2, 1)]), r"tst\.pkl: row 1: uid '-2' is negative"),
+        (partial(replace_texts, [text(0, 1) | {"uid": [2]}]), r"tst\.pkl: row 0: uid '\[2\]' is not a whole number"),
+        (partial(replace_texts, [text(0, 1) | {"uid": True}]), r"row 0: uid 'True' is not a whole number"),
+        (partial(replace_texts, [text(0, 1) | {"uid": 10**400}]), r"row 0: uid '10+…' is not a whole number"),
+        (partial(replace_texts, [text(0, 1) | {"iid": 10**5000}]), "iid 'an integer of thousands of digits' is not a"),
+        (partial(replace_texts, [text(0, 1) | {"title": ["a"]}]), r"tst\.pkl: row 0: title is list, not text"),
+        (partial(replace_texts, [text(0, 1) | {"title": b"a"}]), r"tst\.pkl: row 0: title is bytes, not text"),
+        (partial(replace_texts, [text(0, 1) | {"title": "\ud83d"}]), "row 0: title holds half a surrogate pair"),
+        (
+            partial(replace_texts, as_frame([text(0, 1)]).rename(columns={"title": "uid"}).assign(title="a")),
+            r"tst\.pkl: column 'uid' is there 2 times; keep one",
+        ),
         (partial(replace_texts, [text(0, 1) | {"title": 7}]), r"tst\.pkl: row 0: title is int, not text"),
         (partial(replace_texts, {"uid": [1]}), r"tst\.pkl: neither a DataFrame nor a list of dicts but dict"),
         (partial(replace_texts, [text(0, 1, explanation=None)]), "no pair has an explanation"),
@@ -218,6 +239,24 @@ def test_damaged_neighbour_lists_are_named(release, tmp_path, changes, message):
     write_para(release, **changes)
     with pytest.raises(DataError, match=message):
         run(release, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        'user,item,Time\n1,0,"01 7, 2015"\n0,1,"12 31, 1999"\n',
+        '"user","item","Time","note"\r\n"1","0","01 7, 2015","a, ""b""\nc"\r\n\r\n0,1,"12 31, 1999",\r\n',
+        '\ufeffuser,item,Time\n1,0,"01 7, 2015",\n0,1,"12 31, 1999",,\n',
+        ',user,item,Time\n0,1,0,"01 7, 2015"\n1,0,1,"12 31, 1999"',
+    ],
+    ids=["as-released", "quotes-and-line-ends", "blank-fields-behind", "an-index"],
+)
+def test_edges_are_read_as_csv_means_them(release, tmp_path, content):
+    (release / "total_val.csv").write_bytes(content.encode())
+    _, tables = run(release, tmp_path)
+    rows = tables["interactions"][len(TRAIN) : -len(TEST)]
+    assert [(row["user_id"], row["item_id"]) for row in rows] == [("1", "0"), ("0", "1")]
+    assert [row["timestamp"] for row in rows] == [1420588800, 946598400]
 
 
 def test_missing_folder_is_named(tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +21,7 @@ from xrec_repro.metrics.base import Metric
 from xrec_repro.metrics.score import format_scores, merge_scores, read_texts, score_explanations, score_files
 
 TEXTS = ["a good book", "", "naïve – café | x"]
+PICKLES = Path(__file__).parents[1] / "data/pickles"
 CONFIG = {"use": ["usr"], "usr": {}}
 
 
@@ -129,6 +131,13 @@ def test_released_frame_gives_its_explanations(shared):
         ("p.jsonl", b'{"explanation": "a"}', r"line 1: has none of prediction, reference, text .*found: explanation"),
         ("p.jsonl", b'"a"\n{"text": 3}', "row 2 is int, not a text"),
         ("p.jsonl", b"\n\n", "there is no text in it"),
+        ("p.jsonl", b'"a"\n' + b"[" * 40_000, "line 2 is nested too deeply; write one value a line"),
+        ("p.jsonl", b'{"text": "a", "text": "b"}', "line 1: text is there 2 times; keep the one with the texts"),
+        ("p.jsonl", b'"a"\n"\xe9"', "not UTF-8 at byte 5; convert it"),
+        ("p.jsonl", b'"a\x00"', "line 1 is not JSON"),
+        ("p.jsonl", b'["a"]', "row 1 is list, not a text"),
+        ("p.jsonl", b'{"text": {"a": 1}}', "row 1 is dict, not a text"),
+        ("p.parquet", bytes(400), "not a whole Parquet file"),
         ("p.parquet", b"PAR1", "not a whole Parquet file"),
         ("p.pkl", pickle.dumps({"a": 1}), "holds dict; a list of texts"),
         ("p.pkl", pickle.dumps([]), "there is no text in it"),
@@ -140,6 +149,77 @@ def test_files_that_cannot_be_read_are_named(tmp_path, name, content, message):
         read_texts(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def twice(kind):
+    return pa.table([pa.array(["a"]), pa.array(["b"])], names=[kind, kind])
+
+
+NOT_UTF8 = pa.Array.from_buffers(pa.string(), 1, [None, *map(pa.py_buffer, (np.int32([0, 1]).tobytes(), b"\xe9"))])
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (twice("prediction"), "prediction is there 2 times; keep the one with the texts"),
+        (twice("text"), "text is there 2 times"),
+        (pa.table({}), r"has none of prediction, reference, text \(found: none\)"),
+        (pa.table({"prediction": [1, 2]}), "column 'prediction' is int64, not text; write it as strings"),
+        (pa.table({"prediction": [b"a"]}), "column 'prediction' is binary, not text"),
+        (pa.table({"prediction": [["a"]]}), "column 'prediction' is list<.*string>, not text"),
+        (pa.table({"prediction": [{"a": "b"}]}), "column 'prediction' is struct<a: string>, not text"),
+        (pa.table({"prediction": pa.array([None])}), "column 'prediction' is null, not text"),
+        (pa.table([NOT_UTF8], ["text"]), "column 'text' holds a text that is not UTF-8"),
+    ],
+    ids=["twice", "text-twice", "no-columns", "numbers", "bytes", "lists", "structs", "nulls", "not-utf8"],
+)
+def test_tables_without_one_column_of_texts_are_named(tmp_path, table, message):
+    pq.write_table(table, tmp_path / "p.parquet")
+    with pytest.raises(DataError, match=message):
+        read_texts(tmp_path / "p.parquet")
+
+
+def test_texts_of_any_string_type_and_a_byte_order_mark_are_read(tmp_path):
+    for kind in (pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        column = pa.array(["a", "b", "a"]).cast(kind)
+        pq.write_table(pa.table({"prediction": column, "twice": column}), tmp_path / "p.parquet")
+        assert read_texts(tmp_path / "p.parquet") == ["a", "b", "a"]
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"text": "a"}\n')
+    assert read_texts(tmp_path / "p.jsonl") == ["a"]
+
+
+def test_a_damaged_page_of_a_column_is_named(tmp_path):
+    path = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"text": [f"text {row}" for row in range(9999)]}), path, compression="zstd")
+    content = bytearray(path.read_bytes())
+    content[200:5000] = bytes(4800)
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="not a whole Parquet file"):
+        read_texts(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (pd.DataFrame([["a", "b"]], columns=["prediction", "prediction"]), "prediction is there 2 times"),
+        (pd.DataFrame({"prediction": [1]}), "row 1 is int, not a text"),
+        (pd.DataFrame({"prediction": [["a"]]}), "row 1 is list, not a text"),
+        (pd.DataFrame({"prediction": ["a", None]}), "row 2 is (float|NoneType), not a text"),
+        (pd.DataFrame({"prediction": [b"a"]}), "row 1 is bytes, not a text"),
+        (pd.DataFrame(), r"has none of .*\(found: none\)"),
+        (pd.Series(["a"]), "holds Series; a list of texts or a DataFrame is needed"),
+        (["a", ["b"]], "row 2 is list, not a text"),
+    ],
+)
+def test_frames_without_one_column_of_texts_are_named(tmp_path, value, message):
+    (tmp_path / "p.pkl").write_bytes(pickle.dumps(value))
+    with pytest.raises(DataError, match=message):
+        read_texts(tmp_path / "p.pkl", "prediction")
+
+
+@pytest.mark.parametrize("file", sorted(PICKLES.glob("*-texts.pkl")), ids=lambda file: file.stem)
+def test_frames_of_pandas_1_2_and_3_are_read(file):
+    assert read_texts(file) == ["the cafe is quiet", "cr\xe8me br\xfbl\xe9e, \u597d", ""]
 
 
 def test_missing_file_is_named(tmp_path):

@@ -85,3 +85,36 @@ def test_a_store_that_is_something_else_is_named(tmp_path):
     (tmp_path / "slurm.json").write_text('[{"x": 1}]')
     with pytest.raises(DataError, match=r"slurm\.json: not a record of Slurm jobs .*delete it"):
         slurm_jobs({"1"}, 0, tmp_path / "slurm.json")
+
+
+STRANGE = """\
+JobId=90 JobName=of-somebody-else JobState=FAILED Restarts=0 RunTime=INVALID StartTime=1000 Partition=gpu NodeList=g1
+JobId=91 JobName=of-somebody-else JobState=FAILED Restarts=x RunTime=00:00:10 StartTime=1000 Partition=gpu NodeList=g1
+JobId=92 JobName=of-somebody-else JobState=FAILED RunTime=-1:00:00 StartTime=1000
+JobId=93 JobName=of-somebody-else JobState=FAILED RunTime=\u00b2 StartTime=\u00b2
+JobId=94 JobName=caf\xe9 JobId=11
+JobId=95
+"""
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_an_odd_job_of_somebody_else_is_passed_over(commands, tmp_path, caplog, encoding):
+    commands(scontrol="")
+    (tmp_path / "shown").write_bytes((STRANGE + SCONTROL).encode(encoding, "replace"))
+    (tmp_path / "bin/scontrol").write_text(f"#!/bin/sh\ncat {tmp_path / 'shown'}\n")
+    with caplog.at_level("INFO", logger="xrec_repro"):
+        found = slurm_jobs({"11", "12"}, 0, tmp_path / "slurm.json")
+    assert sorted(brief(found)) == [
+        ("11", 0, "TIMEOUT", "g1", 88, "scontrol"),
+        ("12", 1, "COMPLETED", "g2", 86500, "scontrol"),
+    ]
+    assert "scontrol: job 90 passed over: its state or the time that it ran is unreadable" in caplog.text
+
+
+def test_odd_lines_of_sacct_are_passed_over(commands, tmp_path, caplog):
+    odd = "90|x|c|gpu|g1|FAILED|1000|INVALID|\n91|x|c|gpu|g1| |1000|5|\n92|x|c|gpu|g1|FAILED|1000||\n93|a|b|c|\n"
+    commands(sacct=odd + SACCT)
+    with caplog.at_level("INFO", logger="xrec_repro"):
+        found = slurm_jobs({"11", "12"}, 0, tmp_path / "slurm.json")
+    assert {job.number for job in found} == {"11", "12"}
+    assert caplog.text.count("sacct: job 9") == 3

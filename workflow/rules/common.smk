@@ -17,6 +17,7 @@ from xrec_repro.config import (
     settings,
     sweep_members,
 )
+from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
 from xrec_repro.shards import JUDGES, shard_names
@@ -32,6 +33,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(SEARCHED))
 shell.prefix("set -euo pipefail; trap : TERM; ")
 
 try:
+    check_files(workflow.configfiles)
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None

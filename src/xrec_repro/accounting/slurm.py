@@ -3,6 +3,7 @@
 ``sacct`` is asked first; where a cluster keeps no accounts, ``scontrol`` knows jobs for some minutes after their end.
 """
 
+import logging
 import os
 import re
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_json
+
+log = logging.getLogger("xrec_repro")
 
 _UNFINISHED = {"PENDING", "RUNNING", "SUSPENDED", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED"}
 _FIELDS = (
@@ -102,10 +105,11 @@ def _ask(*command: str) -> list[str]:
     """Return the lines a command of Slurm prints, none if it is missing, fails or hangs; times are in epoch seconds."""
     environment = os.environ | {"SLURM_TIME_FORMAT": "%s"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE_S, env=environment)
+        done = subprocess.run(command, capture_output=True, check=True, timeout=_PATIENCE_S, env=environment)
     except (OSError, subprocess.SubprocessError):
         return []
-    return done.stdout.splitlines()
+    # Other people's jobs may have any name.
+    return done.stdout.decode("utf-8", errors="replace").split("\n")
 
 
 def _sacct(since: float) -> list[SlurmJob]:
@@ -123,19 +127,23 @@ def _scontrol() -> list[SlurmJob]:
         shown = dict(re.findall(r"(\S+?)=(\S*)", line))
         if "JobId" in shown:
             row = {field: shown.get(field, "") for field in ("JobName", "Comment", "Partition", "NodeList")}
-            row |= {"JobIDRaw": shown["JobId"], "State": shown["JobState"], "Start": shown["StartTime"]}
-            row |= {"ElapsedRaw": str(_seconds(shown["RunTime"])), "ConsumedEnergyRaw": ""}
+            row |= {"JobIDRaw": shown["JobId"], "State": shown.get("JobState", ""), "Start": shown.get("StartTime", "")}
+            row |= {"ElapsedRaw": _seconds(shown.get("RunTime", "")), "ConsumedEnergyRaw": ""}
             job = _job(row, "scontrol")
-            jobs += [replace(job, restart=int(shown.get("Restarts") or 0))] if job else []
+            restarts = shown.get("Restarts", "")
+            jobs += [replace(job, restart=int(restarts) if _is_count(restarts) else 0)] if job else []
     return jobs
 
 
 def _job(row: Mapping[str, Any], source: str) -> SlurmJob | None:
-    """Return a job, or None if it has not ended or never ran."""
-    state = row["State"].split()[0] if row["State"] else ""
-    if state in _UNFINISHED or not row["Start"].isdigit() or not row["ElapsedRaw"].isdigit():
+    """Return a job, or None if it has not ended, never ran, or Slurm itself does not know its times."""
+    state = next(iter(row["State"].split()), "")
+    if state in _UNFINISHED or not _is_count(row["Start"]):
         return None
-    energy = int(row["ConsumedEnergyRaw"]) if row["ConsumedEnergyRaw"].isdigit() else 0
+    if not state or not _is_count(row["ElapsedRaw"]):
+        log.info("%s: job %s passed over: its state or the time that it ran is unreadable", source, row["JobIDRaw"])
+        return None
+    energy = int(row["ConsumedEnergyRaw"]) if _is_count(row["ConsumedEnergyRaw"]) else 0
     return SlurmJob(
         number=row["JobIDRaw"],
         restart=0,
@@ -162,8 +170,15 @@ def _numbered(jobs: Iterable[SlurmJob | None]) -> Iterator[SlurmJob]:
             yield replace(job, restart=restart)
 
 
-def _seconds(text: str) -> int:
-    """Read a time as Slurm prints it: [days-]hours:minutes:seconds."""
-    days, _, clock = text.rpartition("-")
-    hours, minutes, rest = (int(part) for part in clock.split(":"))
-    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + rest
+def _is_count(text: str) -> bool:
+    """Whether a text is a whole number of plain digits, and of a size that a counter of Slurm has."""
+    return text.isascii() and text.isdigit() and len(text) <= 20
+
+
+def _seconds(text: str) -> str:
+    """Read a time as Slurm prints it, [days-]hours:minutes:seconds; what is none (INVALID) stays what it is."""
+    parts = re.fullmatch(r"(?:(\d{1,6})-)?(\d{1,6}):(\d\d):(\d\d)", text, re.ASCII)
+    if not parts:
+        return text
+    days, hours, minutes, rest = (int(part or 0) for part in parts.groups())
+    return str(((days * 24 + hours) * 60 + minutes) * 60 + rest)

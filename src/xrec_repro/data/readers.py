@@ -17,8 +17,10 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -27,6 +29,7 @@ import pyarrow.parquet as pq
 
 from xrec_repro.contracts import INTERACTIONS, ITEMS
 from xrec_repro.data.text import encodable, one_line, tidy_lines, without_markup
+from xrec_repro.data.times import UNITS, judge_unit, to_seconds
 from xrec_repro.errors import DataError
 from xrec_repro.io import atomic_path, require_file
 from xrec_repro.progress import track
@@ -39,7 +42,7 @@ MAX_LINE_BYTES = 16 * 2**20  # a file without line ends must not be read into me
 SHOWN_LINES = 20
 _GZIP = b"\x1f\x8b"
 _BOM = b"\xef\xbb\xbf"
-_YEAR_10000 = 253_402_300_800
+_JUDGED_LINES = 10_000  # of a file of reviews, for the unit of its times
 
 Row = tuple[Any, ...]
 Record = dict[str, Any]
@@ -75,10 +78,19 @@ class Plain:
 
 
 class RawFormat(NamedTuple):
-    """How one collection writes reviews and items: functions from a JSON object to a row of the contract."""
+    """How one collection writes reviews and items: functions from a JSON object to a row of the contract.
 
-    review: Callable[[Record, Plain], Row]
+    Attributes:
+        review: Takes `per_second` beside the object and how its text is made plain, if there is a `time`.
+        item: Takes the object and how its text is made plain.
+        time: Key of a review's time where that is a number since 1970.
+        per_second: How many of its units are a second, as the collection was published.
+    """
+
+    review: Callable[..., Row]
     item: Callable[[Record, Plain], Row]
+    time: str | None = None
+    per_second: int = 1
 
 
 def read_raw(
@@ -112,8 +124,9 @@ def read_raw(
     form = FORMATS[source]
     reviews, items = require_file(reviews), require_file(items)
     with atomic_path(out_interactions) as interactions_part, atomic_path(out_items) as items_part:
+        review = partial(form.review, per_second=_unit_of_times(reviews, form)) if form.time else form.review
         return {
-            str(reviews): _convert(reviews, form.review, INTERACTIONS, interactions_part, max_malformed),
+            str(reviews): _convert(reviews, review, INTERACTIONS, interactions_part, max_malformed),
             str(items): _convert(items, form.item, ITEMS, items_part, max_malformed, unique=True),
         }
 
@@ -281,11 +294,27 @@ def _number(record: Record, key: str) -> float:
     return value
 
 
-def _seconds(record: Record, key: str, per_second: int = 1) -> int:
-    seconds = int(_number(record, key) // per_second)
-    if not -_YEAR_10000 < seconds < _YEAR_10000:
-        raise MalformedLineError(f"{key!r} is no time: {seconds} s")
-    return seconds
+def _seconds(record: Record, key: str, per_second: int) -> int:
+    time = _number(record, key)
+    try:
+        return to_seconds(time, per_second)
+    except ValueError as error:
+        raise MalformedLineError(f"{key!r} is {error}") from error
+
+
+def _unit_of_times(path: Path, form: RawFormat) -> int:
+    """Return how many units of a file's times are a second, judged by its first lines."""
+
+    def times() -> Iterator[float]:
+        with _open_raw(path) as stream:
+            for _, line in islice(_numbered_lines(stream, path), _JUDGED_LINES):
+                with suppress(MalformedLineError):
+                    yield _number(_decode(line), form.time)
+
+    found = judge_unit(times(), form.per_second)
+    if found != form.per_second:
+        log.warning("%s: %r is in %s, not in %s; read so", path, form.time, UNITS[found], UNITS[form.per_second])
+    return found
 
 
 def _iso_seconds(record: Record, key: str) -> int:
@@ -312,12 +341,12 @@ def _joined(names: Iterable[str | None]) -> str | None:
 # --- Formats --------------------------------------------------------------------------------------------
 
 
-def _amazon_review(record: Record, plain: Plain) -> Row:
+def _amazon_review(record: Record, plain: Plain, per_second: int) -> Row:
     return (
         _identifier(record, "reviewerID"),
         _identifier(record, "asin"),
         _number(record, "overall"),
-        _seconds(record, "unixReviewTime"),
+        _seconds(record, "unixReviewTime", per_second),
         plain.lines(_text(record, "reviewText")),  # absent where a customer gave stars only
     )
 
@@ -350,12 +379,12 @@ def _yelp_item(record: Record, plain: Plain) -> Row:
     return _identifier(record, "business_id"), name, None, categories, city
 
 
-def _google_review(record: Record, plain: Plain) -> Row:
+def _google_review(record: Record, plain: Plain, per_second: int) -> Row:
     return (
         _identifier(record, "user_id"),
         _identifier(record, "gmap_id"),
         _number(record, "rating"),
-        _seconds(record, "time", per_second=1000),
+        _seconds(record, "time", per_second),
         plain.lines(_text(record, "text")),
     )
 
@@ -378,7 +407,7 @@ def _google_item(record: Record, plain: Plain) -> Row:
 
 
 FORMATS = {
-    "amazon": RawFormat(_amazon_review, _amazon_item),
+    "amazon": RawFormat(_amazon_review, _amazon_item, "unixReviewTime"),
     "yelp": RawFormat(_yelp_review, _yelp_item),
-    "google": RawFormat(_google_review, _google_item),
+    "google": RawFormat(_google_review, _google_item, "time", 1000),
 }

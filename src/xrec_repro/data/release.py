@@ -5,8 +5,10 @@ Two layouts occur: every split of the graph as ``total_{trn,val,tst}.csv``, or s
 ``para_dict.pickle`` as lists of neighbours.
 """
 
+import csv
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,21 +150,49 @@ def _read_edges(folder: Path, split: str, para: dict[str, Any], sizes: Sizes) ->
 
 
 def _read_csv_edges(path: Path, sizes: Sizes) -> pd.DataFrame:
-    try:
-        raw = pd.read_csv(require_file(path), dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: not a table ({' '.join(str(error).split())}); download it again") from error
+    raw, lines = _read_csv(path)
     _require_columns(path, raw, ("user", "item"))
     edges = pd.DataFrame(
-        {side: _checked_ids(path, side, raw[side], getattr(sizes, side), first_row=2) for side in ("user", "item")}
+        {side: _checked_ids(path, side, raw[side], getattr(sizes, side), lines) for side in ("user", "item")}
     )
     times = raw["Time"] if "Time" in raw else pd.Series([""] * len(raw), dtype=object)
     moments = pd.to_datetime(times, format=TIME_FORMAT, errors="coerce", utc=True)
     wrong = np.flatnonzero(moments.isna() & (times != ""))
     if len(wrong):
-        raise DataError(f"{path}: line {wrong[0] + 2}: Time {times[wrong[0]]!r} is not of the form '01 7, 2015'")
+        raise DataError(f"{path}: line {lines[wrong[0]]}: Time {times[wrong[0]]!r} is not of the form '01 7, 2015'")
     edges["timestamp"] = ((moments - pd.Timestamp(0, tz="UTC")) // pd.Timedelta(seconds=1)).astype("Int64")
     return edges
+
+
+def _read_csv(path: Path) -> tuple[pd.DataFrame, list[int]]:
+    """Return a table of texts, and the line in which each row begins: a field in quotes may hold commas and line ends.
+
+    Blank lines are passed over, and so are blank fields behind a row's last.
+    """
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    begun = 1
+    with require_file(path).open(encoding="utf-8-sig", newline="") as stream:
+        reader = csv.reader(stream, strict=True)
+        try:
+            for row in reader:
+                if any(row):
+                    rows.append(row)
+                    lines.append(begun)
+                begun = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: not a table: not UTF-8 ({error.reason}); download it again") from error
+        except csv.Error as error:
+            raise DataError(f"{path}: not a table: the row of line {begun}: {error}; mend the file") from error
+    header = [name.strip() for name in rows[0]] if rows else []
+    for line, row in zip(lines, rows, strict=True):
+        if len(row) < len(header) or any(row[len(header) :]):
+            raise DataError(
+                f"{path}: not a table: line {line} has {len(row)} fields and the header {len(header)}; mend the file "
+                "(a field that holds a comma stands in quotes)"
+            )
+    cells = pd.DataFrame([row[: len(header)] for row in rows[1:]], columns=header, dtype=object)
+    return cells, lines[1:]
 
 
 def _expand_neighbours(path: Path, key: str, neighbours: Any, sizes: Sizes) -> pd.DataFrame:
@@ -174,15 +204,16 @@ def _expand_neighbours(path: Path, key: str, neighbours: Any, sizes: Sizes) -> p
     return pd.DataFrame(
         {
             "user": np.repeat(np.arange(len(neighbours)), [len(row) for row in neighbours]),
-            "item": _checked_ids(path, key, items, sizes.item, first_row=0),
+            "item": _checked_ids(path, key, items, sizes.item),
             "timestamp": pd.array([pd.NA] * len(items), dtype="Int64"),
         }
     )
 
 
-def _checked_ids(path: Path, column: str, raw: pd.Series, size: int, first_row: int) -> np.ndarray:
-    """Return ids as int64, or name the first row (from 0; lines of a csv from 2) with none in [0, size)."""
-    values = pd.to_numeric(raw, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+def _checked_ids(path: Path, column: str, raw: pd.Series, size: int, lines: Sequence[int] | None = None) -> np.ndarray:
+    """Return ids as int64, or name the first row with none in [0, size): by its line in a file of text, else from 0."""
+    numbers = raw if raw.dtype.kind in "iuf" else raw.astype(object).map(_number_or_none)
+    values = pd.to_numeric(numbers, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
     for wrong, why in (
         (~(np.isfinite(values) & (np.floor(values) == values)), "is not a whole number"),
         (values < 0, "is negative"),
@@ -190,16 +221,35 @@ def _checked_ids(path: Path, column: str, raw: pd.Series, size: int, first_row: 
     ):
         if wrong.any():
             row = int(np.argmax(wrong))
-            place = f"{path}: {'line' if first_row else 'row'} {row + first_row}"
-            raise DataError(f"{place}: {column} '{raw.iloc[row]}' {why}; mend the file")
+            place = f"row {row}" if lines is None else f"line {lines[row]}"
+            raise DataError(f"{path}: {place}: {column} '{_shown(raw.iloc[row])}' {why}; mend the file")
     return values.astype(np.int64)
 
 
+def _number_or_none(value: Any) -> Any:
+    """Return what pandas can be asked to read as a number: of lists and the like it would make an error of its own."""
+    if isinstance(value, int) and (isinstance(value, bool) or value.bit_length() > 1000):
+        return None
+    return value if isinstance(value, str | int | float | np.number) else None
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = str(value)
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        text = "an integer of thousands of digits"
+    return text if len(text) <= 60 else f"{text[:59]}…"
+
+
 def _require_columns(path: Path, table: pd.DataFrame, needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if name not in table]
-    if missing:
-        found = ", ".join(map(str, table.columns)) or "none"
-        raise DataError(f"{path}: column {missing[0]!r} is missing (found: {found}); a release has {', '.join(needed)}")
+    present = list(table.columns)
+    for name in needed:
+        if name not in present:
+            found = ", ".join(map(str, present)) or "none"
+            raise DataError(f"{path}: column {name!r} is missing (found: {found}); a release has {', '.join(needed)}")
+    for name in present:
+        if present.count(name) > 1:
+            raise DataError(f"{path}: column {name!r} is there {present.count(name)} times; keep one")
 
 
 # --- The texts ------------------------------------------------------------------------------------------
@@ -228,14 +278,14 @@ def _read_texts(folder: Path, sizes: Sizes) -> tuple[pd.DataFrame, dict[str, int
 def _read_text_file(path: Path, sizes: Sizes) -> pd.DataFrame:
     value = load_pickle(path)
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-        value = pd.DataFrame(value)  # the authors' process/separate.py writes this form
+        value = pd.DataFrame(value, dtype=object)  # the authors' process/separate.py writes this form
     if not isinstance(value, pd.DataFrame):
         raise DataError(f"{path}: neither a DataFrame nor a list of dicts but {type(value).__name__}")
     _require_columns(path, value, ("uid", "iid", *TEXT_COLUMNS))
     texts = pd.DataFrame(
         {
-            "user": _checked_ids(path, "uid", value["uid"], sizes.user, first_row=0),
-            "item": _checked_ids(path, "iid", value["iid"], sizes.item, first_row=0),
+            "user": _checked_ids(path, "uid", value["uid"], sizes.user),
+            "item": _checked_ids(path, "iid", value["iid"], sizes.item),
         }
     )
     for released, name in TEXT_COLUMNS.items():

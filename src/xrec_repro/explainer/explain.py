@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
-from pyarrow import Table
+from pyarrow import ChunkedArray, Table, binary
 
 from xrec_repro.contracts import CORE_INTERACTIONS, CORE_ITEMS, EXPLANATIONS, ITEM_PROFILES, TRUTH, USER_PROFILES
 from xrec_repro.errors import DataError
@@ -81,7 +81,7 @@ def explain(run: Path, dataset: str, user_id: str, item_id: str, device: str) ->
 
 
 def _row(table: Table, key: str, value: str, kind: str, shared: Path) -> dict[str, Any]:
-    rows = table.filter(pc.equal(table[key], value))
+    rows = table.filter(_is(table, key, value))
     if not rows.num_rows:
         raise DataError(
             f"{shared}/kcore: {kind} {value!r} is not in the k-core of {len(pc.unique(table[key]))} {kind}s; "
@@ -90,15 +90,23 @@ def _row(table: Table, key: str, value: str, kind: str, shared: Path) -> dict[st
     return rows.slice(0, 1).to_pylist()[0]
 
 
+def _is(table: Table, key: str, value: str) -> ChunkedArray:
+    """Compare as bytes: an argument of the command line may be no UTF-8, and is then no id."""
+    return pc.equal(table[key].cast(binary()), value.encode("utf-8", "surrogatepass"))
+
+
 def _profile(path: Path, schema: Any, key: str, index: int) -> str | None:
     if not path.is_file():
         return None
     table = read_table(path, schema)
-    return table.filter(pc.equal(table[key], index))["profile"][0].as_py()
+    found = table.filter(pc.equal(table[key], index))["profile"].to_pylist()
+    if not found:
+        raise DataError(f"{path}: it has no profile of {key} {index}; run the workflow again")
+    return found[0]
 
 
 def _pair(table: Table, user_id: str, item_id: str) -> dict[str, Any] | None:
-    mask = pc.and_(pc.equal(table["user_id"], user_id), pc.equal(table["item_id"], item_id))
+    mask = pc.and_(_is(table, "user_id", user_id), _is(table, "item_id", item_id))
     return next(iter(table.filter(mask).to_pylist()), None)
 
 
@@ -114,13 +122,43 @@ def _generate(experiment: Path, pair: Example, found: Explained, device: str) ->
     from xrec_repro.explainer.assemble import tuned_explainer, untuned_explainer
     from xrec_repro.explainer.generation import explain_batch
 
-    record = read_json(experiment / "generation/provenance.json")
-    settings, inputs = record["settings"], record["inputs"]
-    llm, embeddings = (Path(inputs[name]["path"]) if name in inputs else None for name in ("llm", "embeddings"))
+    file = experiment / "generation/provenance.json"
+    record = read_json(file)
+    try:
+        settings, inputs, seed = record["settings"], record["inputs"], record["seed"]
+        made = Path(record["outputs"]["explanations"]["path"])
+        used = [name for name in ("llm", "embeddings") if name in inputs]
+        paths = {name: locate(inputs[name]["path"], made, experiment) for name in used}
+        if settings["llm"]["source"] == "local":
+            settings["llm"]["path"] = str(locate(settings["llm"]["path"], made, experiment))
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{file}: lacks {error}; generate the explanations again") from error
+    for path in paths.values():
+        if not path.exists():
+            raise DataError(f"{path}: the run's explanations were made with it and it is gone; run the workflow again")
+    llm, embeddings = paths.get("llm"), paths.get("embeddings")
     if settings["embeddings"] == "none":
         explainer = untuned_explainer(settings, settings["domain"], llm, device)
     else:
-        explainer = tuned_explainer(settings, experiment / "adapter", embeddings, llm, record["seed"], device)
+        explainer = tuned_explainer(settings, experiment / "adapter", embeddings, llm, seed, device)
     if settings["prompt"]["profiles"]:
         pair = replace(pair, user_profile=found.user_profile, item_profile=found.item_profile)
-    return explain_batch(explainer, [pair], settings["generation"], record["seed"])[0]["prediction"]
+    return explain_batch(explainer, [pair], settings["generation"], seed)[0]["prediction"]
+
+
+def locate(recorded: str, made: Path, experiment: Path) -> Path:
+    """Return where a file of a provenance lies now, wherever it is asked from and the run may have been moved to.
+
+    A provenance has paths as the workflow saw them, relative to the folder that it ran in.
+
+    Args:
+        recorded: The path as recorded.
+        made: The recorded path of the experiment's explanations, RUN/DATASET/EXPERIMENT/SEED/generation/FILE.
+        experiment: Where RUN/DATASET/EXPERIMENT/SEED is now.
+    """
+    path, old_run, run = Path(recorded), made.parents[4], experiment.absolute().parents[2]
+    if path.is_relative_to(old_run):
+        return run / path.relative_to(old_run)
+    if old_run.parts != run.parts[-len(old_run.parts) :]:  # moved, or an absolute path
+        return path
+    return Path(*run.parts[: -len(old_run.parts)]) / path

@@ -16,6 +16,7 @@ from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.identity import model_digest, sha256_file
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SCRATCH = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}  # metric -> scorer that a run trains for it
 # What transformers raises for a path, a file or a download that is not what it should be; TypeError: no vocabulary.
 _LOADING_ERRORS = (
     OSError,
@@ -52,8 +53,15 @@ def require_revision(model: str, revision: str | None, folder: Path | None, key:
     """Check that a hub repository is pinned to a commit, and that a folder has no revision.
 
     Raises:
-        ConfigError: It is not so; names ``<key>.revision``.
+        ConfigError: It is not so; names ``<key>.revision``, or ``<key>.model`` where that is ``scratch``.
     """
+    if folder is None and model == "scratch":
+        kind = _SCRATCH.get(key.rpartition(".")[2])
+        where = f"it lies in results/<run>/scorers/{kind}/model" if kind else "this metric has none"
+        raise ConfigError(
+            f"{key}.model: 'scratch' is a model that a run trains for itself, and {where}; outside a run set "
+            f"{key}.model to a folder{' like that' if kind else ''}, or to a hub repository with {key}.revision"
+        )
     if folder is None and not _is_commit(revision):
         raise ConfigError(
             f"{key}.revision: {revision!r} does not pin the hub repository {model!r}; "

@@ -34,7 +34,7 @@ def read_texts(path: str | Path, role: str | None = None) -> list[str]:
             also be called ``text``. None takes the first that is there, predictions before references.
 
     Raises:
-        DataError: The file is missing or empty, has no such column, or a row is not a text.
+        DataError: The file is missing or empty, has no such column or has it twice, or a row is not a text.
 
     Half a surrogate pair, which JSON and pickles may hold, becomes U+FFFD.
     """
@@ -70,32 +70,44 @@ def _read_jsonl(path: Path, names: Sequence[str]) -> list[Any]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}: line {number} is not JSON; write one value a line") from error
-        texts.append(row[_pick(f"{path}: line {number}", names, list(row))] if isinstance(row, dict) else row)
+            row = json.loads(line, object_pairs_hook=_Pairs)
+        except (ValueError, RecursionError) as error:
+            why = "is not JSON" if isinstance(error, ValueError) else "is nested too deeply"
+            raise DataError(f"{path}: line {number} {why}; write one value a line") from error
+        if isinstance(row, _Pairs):
+            row = dict(row)[_pick(f"{path}: line {number}", names, [key for key, _ in row])]
+        texts.append(dict(row) if isinstance(row, _Pairs) else row)
     return texts
+
+
+class _Pairs(list):
+    """The keys and values of a JSON object, repeated keys included."""
 
 
 def _read_parquet(path: Path, names: Sequence[str]) -> list[Any]:
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        column = _pick(str(path), names, file.schema_arrow.names)
+        found = file.read(columns=[column])[column]
+        kind = found.type.value_type if pa.types.is_dictionary(found.type) else found.type
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+            raise DataError(f"{path}: column {column!r} is {found.type}, not text; write it as strings")
+        return found.to_pylist()
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a whole Parquet file; write it again") from error
-    column = _pick(str(path), names, file.schema_arrow.names)
-    try:
-        return file.read(columns=[column])[column].to_pylist()
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: column {column!r} holds text that is not UTF-8; write it again") from error
+        raise DataError(f"{path}: column {column!r} holds a text that is not UTF-8; write it again") from error
 
 
 def _read_pickle(path: Path, names: Sequence[str]) -> list[Any]:
+    import pandas as pd
+
     from xrec_repro.safe_pickle import load_pickle
 
     value = load_pickle(path)
     if isinstance(value, list):
         return value
-    if not hasattr(value, "columns"):
+    if not isinstance(value, pd.DataFrame):
         raise DataError(f"{path}: holds {type(value).__name__}; a list of texts or a DataFrame is needed")
     return value[_pick(str(path), (*names, "explanation"), list(value.columns))].tolist()
 
@@ -103,6 +115,8 @@ def _read_pickle(path: Path, names: Sequence[str]) -> list[Any]:
 def _pick(place: str, names: Sequence[str], present: Sequence[str]) -> str:
     for name in names:
         if name in present:
+            if present.count(name) > 1:
+                raise DataError(f"{place}: {name} is there {present.count(name)} times; keep the one with the texts")
             return name
     found = ", ".join(map(str, present)) or "none"
     raise DataError(f"{place}: has none of {', '.join(names)} (found: {found}); rename the one that holds the texts")
@@ -277,7 +291,7 @@ def merge_scores(
 def _read_scores(path: str | Path) -> tuple[list[str], dict[str, list[float]]]:
     try:
         names = pq.read_schema(require_file(path, "score the metric first")).names
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a whole Parquet file; delete it and score again") from error
     metrics = [name for name in names if name != "example_id"]
     columns = read_table(path, _schema(metrics)).to_pydict()

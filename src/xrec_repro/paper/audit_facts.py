@@ -1,6 +1,7 @@
 """What the audit reads and what it finds: the papers' printed facts as rows, and findings about them."""
 
 import csv
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -134,7 +135,7 @@ class Sources:
             for key, text in {**printed, "n_test": row.get("n_test", "0")}.items():
                 _require_number(f"{path}: line {line}", key, text)
             reporter = row.get("reported_by") or table.partition("_")[0]
-            n_test = int(row["n_test"]) if "n_test" in row else None
+            n_test = int(float(row["n_test"])) if "n_test" in row else None
             rows.append(ScoreRow(table, row["dataset"], row["model"], reporter, n_test, printed))
         return rows
 
@@ -213,19 +214,24 @@ def listing(parts: Iterable[str]) -> str:
 def _read(path: Path, needed: list[str]) -> list[dict[str, str]]:
     with require_file(path, _RESTORE).open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream)
-        for name in needed:
-            if name not in (reader.fieldnames or []):
-                raise DataError(f"{path}: column {name!r} is missing; {_RESTORE}")
-        rows = []
-        for row in reader:
-            if None in row or None in row.values():
-                raise DataError(f"{path}: line {reader.line_num}: not as many cells as the header; {_RESTORE}")
-            rows.append(row)
+        try:
+            for name in needed:
+                if name not in (reader.fieldnames or []):
+                    raise DataError(f"{path}: column {name!r} is missing; {_RESTORE}")
+            rows = []
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(f"{path}: line {reader.line_num}: not as many cells as the header; {_RESTORE}")
+                rows.append(row)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a table in UTF-8 ({error}); {_RESTORE}") from error
     return rows
 
 
 def _require_number(place: str, key: str, text: str) -> None:
     try:
-        float(text)
-    except ValueError as error:
-        raise DataError(f"{place}: {key} is {text!r}, not a number; correct it") from error
+        finite = math.isfinite(float(text))
+    except ValueError:
+        finite = False
+    if not finite:
+        raise DataError(f"{place}: {key} is {text!r}, not a number; correct it")
