@@ -48,26 +48,41 @@ def test_the_demo_runs_six_experiments_on_one_world(root, tmp_path):
     assert not {"import_release", "score_gptscore"} & set(found)
 
 
-def test_the_released_data_need_no_reader(root, tmp_path):
-    overlay = tmp_path / "overlay.yaml"
+def released(root, folder: Path, download: bool = True) -> str:
+    """Return the overlay of the released data, whose folders are to lie in a folder."""
     config = yaml.safe_load((root / "config/xrec-small.yaml").read_text())
-    for dataset in config["datasets"].values():
-        folder = tmp_path / Path(dataset["paths"]["folder"]).name
-        folder.mkdir()
-        dataset["paths"]["folder"] = str(folder)
-    overlay.write_text(yaml.safe_dump(config))
-    found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
-    assert found["import_release"] == found["train_lightgcn"] == found["pretrain_lm"] == 2
+    for name, dataset in config["datasets"].items():
+        dataset["paths"]["folder"] = str(folder / name)
+        dataset["download"] = dataset["download"] if download else None
+    (folder / "overlay.yaml").write_text(yaml.safe_dump(config))
+    return str(folder / "overlay.yaml")
+
+
+def test_the_released_data_need_no_reader(root, tmp_path):
+    found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", released(root, tmp_path)))
+    assert found["import_release"] == found["train_lightgcn"] == found["pretrain_lm"] == found["fetch_release"] == 2
     assert found["tune_explainer"] == 4
     assert not {"score_faithfulness", "score_llamascore", "train_bart", "train_judge"} & set(found)
-    assert not {"make_glassbox", "read_reviews", "fetch_release"} & set(found)
+    assert not {"make_glassbox", "read_reviews"} & set(found)
 
 
-def test_absent_released_data_are_fetched(root, tmp_path):
-    overlay = str(root / "config/xrec-small.yaml")
-    inside = tmp_path / "a" / "b"
-    inside.mkdir(parents=True)
-    assert jobs(dry_run(root, inside, "--cores", "2", "--configfile", overlay))["fetch_release"] == 2
+def test_the_same_jobs_are_planned_whatever_a_machine_sees(root, tmp_path):
+    overlay = released(root, tmp_path)
+    without = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay))
+    for name in ("amazon", "yelp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "shared/data/xrec").mkdir(parents=True)
+    (tmp_path / "run").mkdir()
+    assert jobs(dry_run(root, tmp_path / "run", "--cores", "2", "--configfile", overlay)) == without
+
+
+def test_a_folder_without_a_download_is_read_as_it_is(root, tmp_path):
+    overlay = released(root, tmp_path, download=False)
+    done = dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay, check=False)
+    assert "Missing input files for rule import_release" in done.stdout + done.stderr
+    for name in ("amazon", "yelp"):
+        (tmp_path / name).mkdir()
+    assert "fetch_release" not in jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay))
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,21 @@ def test_files_are_fetched_once(server, tmp_path):
     assert server.requests == ["/a", "/b"]
 
 
+def test_files_that_lie_somewhere_are_copied_if_they_are_the_right_ones(server, tmp_path):
+    manifest = write_manifest(
+        tmp_path, *(row(server.url(name, "ok"), file=f"{name}.csv") for name in ("here", "wrong", "nowhere"))
+    )
+    copies = [tmp_path / "absent", tmp_path / "copies"]
+    copies[1].mkdir()
+    (copies[1] / "here.csv").write_bytes(BODY)
+    (copies[1] / "wrong.csv").write_bytes(BODY[:-1])
+    found = get(manifest, tmp_path, copies=copies)
+    statuses = {"here.csv": "copied", "wrong.csv": "downloaded", "nowhere.csv": "downloaded"}
+    assert {file: entry["status"] for file, entry in found.items()} == statuses
+    assert all((tmp_path / "data" / name).read_bytes() == BODY for name in statuses)
+    assert server.requests == ["/wrong", "/nowhere"]
+
+
 def test_file_with_wrong_hash_is_fetched_again(server, tmp_path):
     manifest = write_manifest(tmp_path, row(server.url("a", "ok")))
     (tmp_path / "data").mkdir()
