@@ -1,5 +1,6 @@
 """Stages that are killed and started again end in the bytes of an undisturbed run."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -127,6 +128,9 @@ def other_world(world, tmp_path_factory) -> Path:
     """The same with other weights of the language model, and another text; of no job, so that no provenance objects."""
     folder = tmp_path_factory.mktemp("other") / "world"
     shutil.copytree(world, folder, ignore=shutil.ignore_patterns("provenance.json"))
+    # Else the adapter would say that it is of the other model, and it is the partial file that is asked here.
+    adapter = folder / "tuning/adapter.json"
+    adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"llm_identity": None}))
     weights = folder / "llm/model/model.safetensors"
     tensors = load_file(weights)
     save_file({name: value + 1e-3 for name, value in tensors.items()}, weights, {"format": "pt"})
@@ -165,6 +169,7 @@ def test_a_killed_stage_of_something_else_starts_anew_and_says_so(forks, world, 
         model = "scorer/model" if name == "judging" else "llm/model"
         shutil.rmtree(place / model)
         shutil.copytree(other_world / model, place / model)
+        shutil.copyfile(other_world / "tuning/adapter.json", place / "tuning/adapter.json")
     assert attempt(forks, name, place, tmp_path / name, edit=edit) == 0, (tmp_path / name / "log").read_text()
     log = (tmp_path / name / "log").read_text()
     assert not re.search(RESUMED[name], log)

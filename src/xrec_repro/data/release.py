@@ -293,7 +293,8 @@ def _read_text_file(path: Path, sizes: Sizes) -> pd.DataFrame:
         wrong = np.flatnonzero(column.notna() & ~column.map(lambda text: isinstance(text, str)))
         if len(wrong):
             raise DataError(f"{path}: row {wrong[0]}: {released} is {type(column[wrong[0]]).__name__}, not text")
-        texts[name] = column.map(encodable, na_action="ignore").where(column.notna(), None)
+        told = [encodable(text) if isinstance(text, str) else None for text in column]
+        texts[name] = pd.Series(told, dtype=object)
     return texts
 
 
