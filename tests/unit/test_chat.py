@@ -21,7 +21,7 @@ from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache
 from xrec_repro.profiles.chat import ChatBackend, answer_key, read_answer
-from xrec_repro.profiles.chat_models import LocalModel, MAX_WAIT_S, Completion
+from xrec_repro.profiles.chat_models import MAX_WAIT_S, Completion, LocalModel
 from xrec_repro.profiles.records import ItemText, ReviewText, UserEntry, UserText
 
 KEY_VARIABLE = "XREC_TEST_CHAT_KEY"
