@@ -228,7 +228,7 @@ def _read_texts(folder: Path, sizes: Sizes) -> tuple[pd.DataFrame, dict[str, int
 def _read_text_file(path: Path, sizes: Sizes) -> pd.DataFrame:
     value = load_pickle(path)
     if isinstance(value, list) and value and all(isinstance(row, dict) for row in value):
-        value = pd.DataFrame(value)  # the authors' process/separate.py writes this form
+        value = pd.DataFrame(value, dtype=object)  # the authors' process/separate.py writes this form
     if not isinstance(value, pd.DataFrame):
         raise DataError(f"{path}: neither a DataFrame nor a list of dicts but {type(value).__name__}")
     _require_columns(path, value, ("uid", "iid", *TEXT_COLUMNS))
@@ -243,7 +243,8 @@ def _read_text_file(path: Path, sizes: Sizes) -> pd.DataFrame:
         wrong = np.flatnonzero(column.notna() & ~column.map(lambda text: isinstance(text, str)))
         if len(wrong):
             raise DataError(f"{path}: row {wrong[0]}: {released} is {type(column[wrong[0]]).__name__}, not text")
-        texts[name] = column.map(encodable, na_action="ignore").where(column.notna(), None)
+        written = [encodable(text) if isinstance(text, str) else None for text in column]
+        texts[name] = pd.Series(written, dtype=object)
     return texts
 
 
@@ -301,6 +302,7 @@ def _compare_published(folder: Path, texts: pd.DataFrame) -> dict[str, int]:
             lists[name] = load_pickle(path)
             if not isinstance(lists[name], list) or not all(isinstance(text, str) for text in lists[name]):
                 raise DataError(f"{path}: not a list of texts; take the released file")
+            lists[name] = list(map(encodable, lists[name]))
     published = {"predictions": len(lists.get("pred", ())), "references": len(lists.get("ref", ()))}
     own = Counter(texts.loc[texts["split"] == "test", "reference"])
     published["references_not_in_test_texts"] = (Counter(lists.get("ref", ())) - own).total()
