@@ -166,7 +166,7 @@ def test_errors_name_the_place(tmp_path, explainer, examples):
     made = explainer()
     with pytest.raises(DataError, match="test split has no examples"):
         run(made, [], tmp_path, GREEDY)
-    with pytest.raises(ModelError, match=r"example e\d: the prompt with 600 new tokens"):
+    with pytest.raises(ModelError, match=r"example e\d \(item i\d\): the prompt with 600 new tokens"):
         run(made, examples, tmp_path, GREEDY | {"max_new_tokens": 600})
 
 

@@ -142,6 +142,12 @@ def test_pairs_without_explanation_are_dropped_and_counted(release, tmp_path):
     assert report["texts_without_explanation"] == {"test": 3}
 
 
+def test_half_a_surrogate_pair_in_a_release_becomes_text(release, tmp_path):
+    write_pickle(release / "tst.pkl", [text(0, 1, explanation="Fun \ud83d.", title="T\ude00")])
+    _, tables = run(release, tmp_path)
+    assert (tables["texts"][0]["reference"], tables["texts"][0]["title"]) == ("Fun \ufffd.", "T\ufffd")
+
+
 def test_duplicates_are_counted_and_kept(release, tmp_path):
     write_csv(release, "val", [*VAL, VAL[0], TRAIN[0]])
     write_pickle(release / "tst.pkl", as_frame([text(0, 1), text(0, 1)]))

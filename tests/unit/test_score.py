@@ -403,7 +403,7 @@ def test_half_a_surrogate_pair_is_text_that_every_metric_can_read(tmp_path, kind
     assert read_texts(path, "prediction") == ["cosy \ufffd garden", "dry humour"]
     names = ["bleu", "rouge", "distinct", "usr", "bertscore"]
     found = score_files(path, put(tmp_path / "r.txt", "cosy garden\ndry humour\n"), names, _defaults(), "cpu")
-    assert found["rouge_1"]["mean"] == 1 and 0.5 < found["bertscore_f1"]["mean"] <= 1
+    assert found["rouge_1"]["mean"] == 1 and 0.5 < found["bertscore_f1"]["mean"] < 1.0001
 
 
 def test_a_parquet_column_that_is_not_utf8_is_named(tmp_path):

@@ -293,8 +293,8 @@ def _read_text_file(path: Path, sizes: Sizes) -> pd.DataFrame:
         wrong = np.flatnonzero(column.notna() & ~column.map(lambda text: isinstance(text, str)))
         if len(wrong):
             raise DataError(f"{path}: row {wrong[0]}: {released} is {type(column[wrong[0]]).__name__}, not text")
-        told = [encodable(text) if isinstance(text, str) else None for text in column]
-        texts[name] = pd.Series(told, dtype=object)
+        written = [encodable(text) if isinstance(text, str) else None for text in column]
+        texts[name] = pd.Series(written, dtype=object)
     return texts
 
 
@@ -352,6 +352,7 @@ def _compare_published(folder: Path, texts: pd.DataFrame) -> dict[str, int]:
             lists[name] = load_pickle(path)
             if not isinstance(lists[name], list) or not all(isinstance(text, str) for text in lists[name]):
                 raise DataError(f"{path}: not a list of texts; take the released file")
+            lists[name] = list(map(encodable, lists[name]))
     published = {"predictions": len(lists.get("pred", ())), "references": len(lists.get("ref", ()))}
     own = Counter(texts.loc[texts["split"] == "test", "reference"])
     published["references_not_in_test_texts"] = (Counter(lists.get("ref", ())) - own).total()
