@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import hashlib
 import json
 import os
 import re
@@ -193,14 +192,3 @@ def read_table(path: str | Path, schema: pa.Schema, columns: list[str] | None = 
             ) from error
         table = table.set_column(names.index(name), schema.field(name), cast)
     return table.replace_schema_metadata()
-
-
-def sha256_file(path: str | Path) -> str:
-    """Return the hex SHA-256 of a file's bytes."""
-    with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def digest_json(value: Any) -> str:
-    """Return a short hex digest of a JSON-serialisable value, independent of key order."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]

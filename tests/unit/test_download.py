@@ -6,7 +6,7 @@ import pytest
 
 from xrec_repro.data.download import COLUMNS, fetch, read_manifest
 from xrec_repro.errors import DataError
-from xrec_repro.io import sha256_file
+from xrec_repro.identity import sha256_file
 
 BODY = b"0,1\n" * 112_500
 

@@ -8,7 +8,7 @@ from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.assemble import embedding_tables
 from xrec_repro.explainer.pretrain import pretrain, pretraining_texts, train_tokenizer
 from xrec_repro.explainer.prompts import RESERVED_TOKENS
-from xrec_repro.io import sha256_file
+from xrec_repro.identity import sha256_file
 from xrec_repro.profiles.chat import ChatBackend
 from xrec_repro.profiles.writer import chat_writer
 

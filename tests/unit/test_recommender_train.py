@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.io import digest_json, write_table
+from xrec_repro.identity import digest_json
+from xrec_repro.io import write_table
 from xrec_repro.recommender import train
 from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.recommender.evaluate import original_recall, recall_ndcg

@@ -15,7 +15,8 @@ from xrec_repro.data.kcore import filter_kcore
 from xrec_repro.data.release import import_release
 from xrec_repro.data.split import split_interactions
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import digest_json, read_json, read_table, write_table
+from xrec_repro.identity import digest_json
+from xrec_repro.io import read_json, read_table, write_table
 from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.recommender.lightgcn import LightGCN
 from xrec_repro.recommender.train import read_graph, train_lightgcn

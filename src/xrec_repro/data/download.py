@@ -16,7 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from xrec_repro.errors import DataError
-from xrec_repro.io import atomic_path, require_file, sha256_file
+from xrec_repro.identity import sha256_file
+from xrec_repro.io import atomic_path, require_file
 from xrec_repro.progress import track
 
 log = logging.getLogger("xrec_repro")

@@ -22,8 +22,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, RESERVED_TOKENS, USER_EMBED, Example, prompt_text
+from xrec_repro.identity import digest_json
 from xrec_repro.interrupt import stoppable
-from xrec_repro.io import digest_json, names_full_disk
+from xrec_repro.io import names_full_disk
 from xrec_repro.progress import track
 from xrec_repro.seeding import derive_seed, numpy_rng
 from xrec_repro.special_tokens import speller

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from xrec_repro.errors import ConfigError
-from xrec_repro.io import digest_json
+from xrec_repro.identity import digest_json
 from xrec_repro.profiles.replies import Completion, Messages, objects, value_of, without_thoughts
 
 log = logging.getLogger("xrec_repro")

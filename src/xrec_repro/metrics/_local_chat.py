@@ -12,7 +12,7 @@ from torch import Tensor
 
 from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ModelError
-from xrec_repro.io import digest_json
+from xrec_repro.identity import digest_json
 from xrec_repro.metrics._judge import SYSTEM_PROMPT, question
 from xrec_repro.profiles.replies import Messages
 from xrec_repro.special_tokens import special_tokens, speller

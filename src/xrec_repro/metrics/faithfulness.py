@@ -9,7 +9,7 @@ import numpy as np
 from xrec_repro.data.glassbox import ASPECT_NAMES, find_aspects
 from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import DataError
-from xrec_repro.io import digest_json
+from xrec_repro.identity import digest_json
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
 

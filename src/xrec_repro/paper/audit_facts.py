@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from xrec_repro.errors import DataError
-from xrec_repro.io import require_file, sha256_file
+from xrec_repro.identity import sha256_file
+from xrec_repro.io import require_file
 
 Verdict = Literal["agrees", "differs", "not checked"]
 
