@@ -49,7 +49,7 @@ PAPER = f"{RUN}/paper"
 PAIRS = experiment_pairs(config)
 DATASETS = list(dict.fromkeys(dataset for dataset, _ in PAIRS))
 SEEDS = config["run"]["seeds"]
-# Relative, like all paths that a rule names: a copy of the folder elsewhere is the same run.
+# Relative, as all paths in params and inputs are, so that a copy of the folder elsewhere is the same run.
 RESOURCES = os.path.relpath(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
