@@ -37,6 +37,7 @@ def test_an_experiment_that_overrides_the_recommender_trains_its_own(root, tmp_p
 def test_without_profiles_the_profile_backend_is_not_asked(root, tmp_path):
     """With a ready language model; the demo's own is pretrained on texts with profiles."""
     local = {"llm": {"source": "local", "path": "models/some-llama"}}
+    (tmp_path / "models/some-llama").mkdir(parents=True)
     for experiment, wanted in (("no_profile", False), ("xrec", True)):
         found = planned(root, tmp_path, {"run": {"experiments": [f"glassbox/{experiment}"]}, "defaults": local})
         assert ("generate_profiles" in found) is wanted
