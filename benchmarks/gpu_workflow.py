@@ -49,6 +49,11 @@ def make_runs(folder: Path, device: str = "cuda") -> None:
     for name, where in (("cuda", device), ("cpu", "cpu")):
         (folder / name).mkdir(parents=True)
         workflow(folder / name, where, "--", "all")
+    score_again(folder)
+
+
+def score_again(folder: Path) -> None:
+    """Make the run `cross` of the run `cuda`."""
     shutil.copytree(folder / "cuda", folder / "cross")
     scores = [str(path) for name in MODELS for path in relative(folder / "cross", f"metrics/{name}/scores.parquet")]
     assert scores, "the run on the GPU has no scores"
