@@ -41,7 +41,9 @@ TINY = [
     Edit("a docstring", NOTHING, {f"{SRC}/explainer/tuning.py": ("Instruction tuning: the", "Tuning: the")}),
     Edit("a log line", NOTHING, {f"{SRC}/explainer/tuning.py": ("resumed tuning after", "tuning goes on after")}),
     Edit(
-        "the text of an error", NOTHING, {f"{SRC}/explainer/pretrain.py": ("the loss is not finite", "a loss is odd")}
+        "the text of an error",
+        NOTHING,
+        {f"{SRC}/explainer/pretrain.py": ("pretraining: the loss is not finite", "a loss is odd")},
     ),
     Edit("a comment in a script", NOTHING, {"workflow/scripts/train_lightgcn.py": (None, "# why\n")}),
     Edit("a comment in the rules", NOTHING, {"workflow/rules/common.smk": (None, "# why\n")}),
