@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import (
     check_config,
+    complete,
     expand_sweeps,
     experiment_pairs,
     gpus_of_a_job,
@@ -34,6 +35,7 @@ shell.prefix("set -euo pipefail; trap : TERM; ")
 
 try:
     check_files(workflow.configfiles)
+    config.update(complete(config))
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
