@@ -56,7 +56,7 @@ def load_config(*paths: str | Path) -> Config:
 
 
 def complete(config: Config) -> Config:
-    """Return the configuration with what entries of `datasets` and `experiments` leave out; all other code sees them so.
+    """Return the configuration with what entries of `datasets` and `experiments` leave out.
 
     Args:
         config: Merged, not checked yet: what is no mapping stays, for `check_config` to refuse.

@@ -104,10 +104,8 @@ def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code
     loaded = load_config(root / "config/config.yaml", overlay)
     check_config(loaded, schema)
     assert loaded["experiments"]["mine"] == {"label": "mine", "published_model": None, "overrides": {}}
-    assert loaded["datasets"]["d"] == {
-        **{"label": "d", "source": "glassbox", "domain": "book", "published_as": None},
-        **{"paths": {}, "download": None, "overrides": {}},
-    }
+    left_out = {"published_as": None, "paths": {}, "download": None, "overrides": {}}
+    assert loaded["datasets"]["d"] == {"label": "d", "source": "glassbox", "domain": "book"} | left_out
     assert loaded["experiments"]["xrec"] == config["experiments"]["xrec"]
     loaded["experiments"]["mine"]["overrides"]["prompt"] = {}  # no two entries share a mapping
     assert complete({"experiments": {"a": {}}})["experiments"]["a"]["overrides"] == {}
