@@ -24,16 +24,16 @@ rule:
         ENVIRONMENT
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(by_llm(4000, 32000)),
         runtime=scaled(720),
         gpu=GPUS,
     params:
         **split_params(explainer_settings("prompt", "embeddings", "adapter", "generation", "llm")),
+        **when(SHARDS, cut=lambda wildcards: pick("generation")(wildcards)["generation"]["batch_size"]),
         models=own_digests(llm_places),
         partial=f"{MADE}/explanations.partial.jsonl",
         shard="{shard}" if SHARDS else "1-of-1",
         # Whole batches are dealt to shards: those of two sizes would not make a whole.
-        **when(SHARDS, cut=lambda wildcards: pick("generation")(wildcards)["generation"]["batch_size"]),
         compute=config["compute"],
         code=digest("generate_explanations"),
     script:
