@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES) --resources gpu=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo real report test test-slow bench slurm-test lint format docs clean-env
+.PHONY: env demo real report test test-slow gpu-test bench slurm-test lint format docs clean-env
 .DEFAULT_GOAL := demo
 
 env: $(VENV)/.ready
@@ -34,6 +34,10 @@ test: env
 
 test-slow: env
 	$(BIN)/python -m pytest -m slow
+
+# What needs a CUDA device; among it the tiny workflow there against the CPU, with a table of what differs.
+gpu-test: env
+	$(BIN)/python -m pytest -m gpu -s
 
 # Every claim of speed against its peer; docs/benchmarks.md is made from what it writes.
 bench: env

@@ -106,3 +106,9 @@ CLAIMS = {
         "Tuning step, best batch, Llama-2-7B's shape, bf16", "batch 1 with logits everywhere", 5, "gpu"
     ),
 }
+
+# Measurements without a goal, by script and result.
+FINDINGS = {
+    "gpu_probe": "What changes the bits of a row in a decoding step of Llama-2-7B's shape in bf16, and what it costs",
+    "gpu_workflow": "The tiny workflow on a GPU and on the CPU",
+}

@@ -60,6 +60,31 @@ def seconds(call: Call) -> float:
     return time.perf_counter() - start
 
 
+def microseconds(calls: Sequence[Callable[[], Any]]) -> float:
+    """Return the median time of one of some calls made in turn: on a GPU those of a CUDA graph, replayed."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return round(sum(map(seconds, calls)) / len(calls) * 1e6, 1)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        calls[0]()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    times = []
+    for _ in range(7):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record(), graph.replay(), end.record()
+        torch.cuda.synchronize()
+        times.append(begin.elapsed_time(end))
+    return round(statistics.median(times) * 1e3 / len(calls), 1)
+
+
 def limit(used: float, allowed: float) -> Times:
     """Write a claim about a limit as one round: what is allowed over what was used."""
     return Times([used], [allowed])
@@ -114,8 +139,7 @@ def record(args: argparse.Namespace, name: str, times: Times, data: str, facts: 
         facts: Anything else that a reader of the number needs.
     """
     claim = CLAIMS[name]
-    entry = {
-        "name": name,
+    found = {
         "ratio": _short(statistics.median(times.ratios)),
         "spread": [_short(min(times.ratios)), _short(max(times.ratios))],
         "rounds": len(times.ratios),
@@ -123,15 +147,38 @@ def record(args: argparse.Namespace, name: str, times: Times, data: str, facts: 
         "peer": _short(statistics.median(times.peer)),
         "data": data,
         "facts": facts or {},
-        "smoke": args.smoke,
-        "machine": machine(args.threads),
-        **_commit(),
     }
-    print(f"{name}: {ratio_text(entry)}" + ("" if args.smoke else f"; goal {verdict(claim, entry)}"), flush=True)
-    if args.results is not None:
-        args.results.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(entry, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
-        (args.results / f"{name}.json").write_text(text, encoding="utf-8")
+    print(f"{name}: {ratio_text(found)}" + ("" if args.smoke else f"; goal {verdict(claim, found)}"), flush=True)
+    write(args, name, found)
+
+
+def write(args: argparse.Namespace, name: str, found: dict[str, Any]) -> None:
+    """Write down what was found, with the machine, the day and the commit.
+
+    Args:
+        args: Of the script; with ``--smoke`` and without ``--results`` nothing is written.
+        name: A key of `CLAIMS` or of `FINDINGS`.
+        found: Its result; at least ``data``, what was measured on, and ``facts``.
+    """
+    if args.results is None:
+        return
+    origin = {"machine": machine(args.threads), "date": time.strftime("%Y-%m-%d", time.gmtime()), **_commit()}
+    entry = {"name": name, **found, "smoke": args.smoke, **origin}
+    args.results.mkdir(parents=True, exist_ok=True)
+    (args.results / f"{name}.json").write_text(dumps(entry) + "\n", encoding="utf-8")
+
+
+def dumps(value: Any, indent: str = "") -> str:
+    """Write JSON in which a list, or a dictionary in one, takes one line if it fits."""
+    line = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, dict | list) or (indent and len(indent + line) <= 400):
+        return line
+    inner = indent + "  "
+    if isinstance(value, list):
+        items, (left, right) = [dumps(one, inner) for one in value], "[]"
+    else:
+        items, (left, right) = [f"{json.dumps(key)}: {dumps(one, inner)}" for key, one in value.items()], "{}"
+    return f"{left}\n{inner}" + f",\n{inner}".join(items) + f"\n{indent}{right}"
 
 
 def ratio_text(entry: dict[str, Any]) -> str:

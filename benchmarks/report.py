@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from claims import CLAIMS, Claim
+from claims import CLAIMS, FINDINGS, Claim
 from harness import RESULTS, ROOT, ratio_text
 
 PAGE = ROOT / "docs" / "benchmarks.md"
@@ -16,7 +16,8 @@ HEAD = """# Benchmarks
 `make bench` runs every script of `benchmarks/`, each measuring ours and a named peer in turn in one process, after
 checking that both give the same result. A ratio is the peer's time over ours (for a limit: the limit over what was
 used), so more is better and a goal is a lower bound; it is the median of several rounds, with the smallest and the
-largest in brackets. This page is written from `benchmarks/results/*.json` alone (`make bench`, `make docs`).
+largest in brackets. What was measured without a goal stands at the end. This page is written from
+`benchmarks/results/*.json` alone (`make bench`, `make docs`).
 """
 NOT_MEASURED = {
     "gpu": "The GPU benchmarks have not been run. On a machine with a CUDA device of 40 GB or more and the released "
@@ -34,10 +35,12 @@ def write_page(results: Results) -> str:
     rows = [_row(claim, results.get(name)) for name, claim in CLAIMS.items()]
     head = ["claim", "measured against", "goal", "ratio", "reached"]
     parts = [HEAD, _table([head, *rows])]
-    missing = dict.fromkeys(claim.script for name, claim in CLAIMS.items() if name not in results)
+    scripts = {name: claim.script for name, claim in CLAIMS.items()} | {name: name for name in FINDINGS}
+    missing = dict.fromkeys(script for name, script in scripts.items() if name not in results)
     for script in missing:
         parts.append(NOT_MEASURED.get(script, f"Not measured yet: `.venv/bin/python benchmarks/{script}.py`.") + "\n")
     parts += [_section(name, claim, results[name]) for name, claim in CLAIMS.items() if name in results]
+    parts += [_finding(name, title, results[name]) for name, title in FINDINGS.items() if name in results]
     return "\n".join(parts)
 
 
@@ -58,14 +61,27 @@ def _section(name: str, claim: Claim, entry: dict[str, Any]) -> str:
     lines = [f"## {name}", "", f"{claim.title}, against {claim.peer}: {ratio_text(entry)}.", ""]
     if claim.goal is not None and entry["ratio"] < claim.goal and claim.why:
         lines += [f"Why the goal is missed: {claim.why}", ""]
-    lines += [f"- data: {entry['data']}", f"- ours {entry['ours']:g}, peer {entry['peer']:g}{_unit(claim)}"]
+    numbers = f"- ours {entry['ours']:g}, peer {entry['peer']:g}{_unit(claim)}"
+    return "\n".join(lines + _measured(claim.script, entry, [numbers])) + "\n"
+
+
+def _finding(name: str, title: str, entry: dict[str, Any]) -> str:
+    return "\n".join([f"## {name}", "", f"{title}.", "", *_measured(name, entry, [])]) + "\n"
+
+
+def _measured(script: str, entry: dict[str, Any], numbers: list[str]) -> list[str]:
+    lines = [f"- data: {entry['data']}", *numbers]
     tables = {key: value for key, value in entry["facts"].items() if _is_table(value)}
     lines += [f"- {key}: {_shown(value)}" for key, value in entry["facts"].items() if key not in tables]
-    lines += [f"- machine: {_machine(entry['machine'])}", f"- commit: {_commit(entry)}, `benchmarks/{claim.script}.py`"]
+    lines += [f"- machine: {_machine(entry['machine'])}", f"- commit: {_commit(entry)}, `benchmarks/{script}.py`"]
+    lines[-1] += f", {entry['date']}" if "date" in entry else ""
+    notes = [f"- {note}" for note in entry.get("notes", [])]
+    lines += ["", *notes] if notes else []
     for key, value in tables.items():
-        columns = list(value[0])
-        lines += ["", f"{key}:", "", _table([columns, *([_shown(row[c]) for c in columns] for row in value)]).rstrip()]
-    return "\n".join(lines) + "\n"
+        columns = list(dict.fromkeys(column for row in value for column in row))
+        cells = ([_shown(row[c]) if c in row else "" for c in columns] for row in value)
+        lines += ["", f"{key}:", "", _table([columns, *cells]).rstrip()]
+    return lines
 
 
 def _unit(claim: Claim) -> str:
@@ -90,7 +106,8 @@ def _shown(value: Any) -> str:
 
 def _machine(machine: dict[str, Any]) -> str:
     parts = [machine["gpu"], machine["cpu"], f"{machine['cores']} cores", f"{machine['threads']} threads"]
-    parts += [f"load {machine['load'][0]}", f"torch {machine['torch']}", f"transformers {machine['transformers']}"]
+    parts += [f"load {machine['load'][0]}" if machine["load"] else None]
+    parts += [f"torch {machine['torch']}", f"transformers {machine['transformers']}"]
     return ", ".join(filter(None, parts))
 
 

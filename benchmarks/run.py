@@ -6,12 +6,12 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from claims import CLAIMS
+from claims import CLAIMS, FINDINGS
 from harness import RESULTS, ratio_text, verdict
 from report import PAGE, read_results, write_page
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = tuple(dict.fromkeys(claim.script for claim in CLAIMS.values()))
+SCRIPTS = (*dict.fromkeys(claim.script for claim in CLAIMS.values()), *FINDINGS)
 
 
 def run_scripts(commands: dict[str, Sequence[str]]) -> list[str]:

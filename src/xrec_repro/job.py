@@ -14,6 +14,7 @@ from typing import Any
 
 from xrec_repro.device import pick_device, reserve_gpus
 from xrec_repro.errors import XRecError
+from xrec_repro.identity import Told
 from xrec_repro.interrupt import ends_cleanly, stoppable
 from xrec_repro.io import remove_scraps
 from xrec_repro.provenance import JobRecord
@@ -31,7 +32,7 @@ class Job:
     Attributes:
         input: Paths by name.
         output: Paths by name.
-        params: The rule's parameters by name.
+        params: The rule's parameters by name, also those that it is only told (`identity.Told`).
         settings: ``params.settings``, with the settings that change nothing of ``params.neutral``.
         seed: The run's seed as an integer, or None for rules that are run once a data set.
         result: What the stage reports of itself; goes into the provenance.
@@ -40,13 +41,14 @@ class Job:
     def __init__(self, snakemake: Any) -> None:
         self.rule = snakemake.rule
         self.input, self.output = _paths(snakemake.input), _paths(snakemake.output)
-        self.params = SimpleNamespace(**dict(snakemake.params.items()))
+        told = {name: p.value if isinstance(p, Told) else p for name, p in snakemake.params.items()}
+        self.params = SimpleNamespace(**told)
         self._compute = getattr(self.params, "compute", None) or {}
         self.settings = self.params.settings
-        if told := getattr(self.params, "neutral", None):
+        if neutral := getattr(self.params, "neutral", None):
             from xrec_repro.config import merge  # most jobs need no checker of schemas
 
-            self.settings = merge(self.settings, told.value)
+            self.settings = merge(self.settings, neutral)
         self.wildcards = snakemake.wildcards
         self.seed = int(self.wildcards.seed) if "seed" in dict(self.wildcards.items()) else None
         self.result: dict[str, Any] = {}

@@ -14,6 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 MACHINE = {"cpu": "C", "gpu": None, "cores": 2, "threads": 1, "load": [0.5], "torch": "2", "transformers": "4"}
+TABLES = ("norms and softmax", "attention", "products")
 ENTRY = {
     "spread": [1, 2],
     "rounds": 2,
@@ -109,7 +110,7 @@ def test_the_page_is_what_the_committed_results_give(benchmark):
 
 def test_committed_results_are_of_known_claims_and_real_sizes(benchmark):
     for path in benchmark("harness").RESULTS.glob("*.json"):
-        assert path.stem in benchmark("claims").CLAIMS
+        assert path.stem in (*benchmark("claims").CLAIMS, *benchmark("claims").FINDINGS)
         assert not json.loads(path.read_text())["smoke"]
 
 
@@ -131,6 +132,10 @@ def test_the_page_tells_reached_missed_and_unmeasured(benchmark, monkeypatch):
     assert page.count("Why the goal is missed: ten passes.") == 1
     assert "The GPU benchmarks have not been run." in page
     assert "Not measured yet: `.venv/bin/python benchmarks/scoring.py`." in page
+    found = {"gpu_probe": ENTRY | {"date": "2026-01-02", "notes": ["read it so"]}}
+    page = report.write_page(found)
+    assert "commit: abcdef123456, `benchmarks/gpu_probe.py`, 2026-01-02\n\n- read it so\n\na table:\n" in page
+    assert "Not measured yet: `.venv/bin/python benchmarks/gpu_workflow.py`." in page
     reached = report.write_page({"judge": ENTRY | {"ratio": 6.0}})
     assert "Why the goal" not in reached
 
@@ -161,6 +166,60 @@ def test_a_smoke_run_agrees_with_its_peer(script, smoke, benchmark):
     written = smoke(script)
     assert set(written) == {name for name, claim in benchmark("claims").CLAIMS.items() if claim.script == script}
     assert all(result["smoke"] and result["ratio"] > 0 for result in written.values())
+
+
+def test_the_probe_asks_every_operation(smoke):
+    facts = smoke("gpu_probe")["gpu_probe"]["facts"]
+    rows, attention, products = (facts[f"{of}; microseconds by height"] for of in TABLES)
+    assert all(row["bits"] == "AAA" and row["changed by"] == "nothing" for row in rows)
+    ran = [row for row in attention if row["bits"] != "–"]
+    assert len(attention) == 5 and {"attention, math", "attention, default"} <= {row["operation"] for row in ran}
+    assert len(products) == 4 * 3 and all(len(row["bits"]) == 3 for row in products)
+    assert all(row["error"] < 1e-5 and row["32"] > 0 for row in (*ran, *products))
+    steps = {row["part of a step"]: row["32"] for row in facts["ms of one step by height"]}
+    cublas = {row["product"]: row["32"] for row in products if row["way"] == "cuBLAS"}
+    assert list(cublas.values()) == pytest.approx([row["32"] for row in products[::3]])
+    counts = {"q, k, v, o": 8, "gate, up": 4, "down": 2, "head": 1}
+    assert steps["products, cuBLAS"] == pytest.approx(sum(cublas[p] * counts[p] for p in counts) / 1e3, abs=0.006)
+
+
+def test_the_probe_finds_what_changes_a_row(benchmark):
+    probe, calls = benchmark("gpu_probe"), iter(range(1000))
+    x, others = torch.randn(8, 4), torch.randn(8, 4)
+    at = {
+        "nothing": lambda t: t * 2,
+        "height": lambda t: t * (2 if len(t) < 8 else 3),
+        "height, neighbours (4, 8)": lambda t: t - t.sort(0).values[0],
+        "place (4, 8)": lambda t: t + torch.arange(len(t))[:, None],
+    }
+    for want, op in at.items():
+        assert probe.ask(op, [x], [others], [1, 4, 8], [])["changed by"] == want
+    assert "a second call (1, 4, 8)" in probe.ask(lambda t: t + next(calls), [x], [others], [1, 4, 8], [])["changed by"]
+    seen = []
+    assert probe.ask(at["height"], [x], [others], [1, 4, 8], seen)["bits"] == "AAB"
+    assert probe.ask(at["nothing"], [x], [others], [1, 4, 8], seen)["bits"] == "AAA"
+
+
+def test_the_best_tile_has_the_bits_of_the_first(benchmark):
+    """Times: another order of sums is the fastest and does not count; a slower tile with the same bits does."""
+    probe = benchmark("gpu_probe")
+    model, (first, split, third, *_) = probe.SMOKE, probe.TILES
+    ways = {"cuBLAS": ("ABB", 2.0), first: ("BBB", 5.0), split: ("CCC", 1.0), third: ("BBB", 3.0)}
+    products = [
+        {"product": shape, "way": way, "bits": bits, **{str(m): time * 1e3 for m in model.heights}}
+        for shape in model.products
+        for way, (bits, time) in ways.items()
+    ]
+    rows = {row["part of a step"]: row["8"] for row in probe.steps(model, products, [])}
+    assert (rows["products, cuBLAS"], rows["products, best tile"]) == (30, 45)
+    assert rows["best tile over cuBLAS"] == 1.5
+
+
+def test_json_takes_a_line_where_it_fits(benchmark):
+    dumps, value = benchmark("harness").dumps, {"a": [{"x": 1, "é": [2, None]}] * 30, "b": {}, "c": "[\n"}
+    text = dumps(value)
+    assert json.loads(text) == value and text.count('{"x": 1, "é": [2, null]}') == 30
+    assert max(map(len, text.splitlines())) < 60
 
 
 def test_scores_agree_with_the_usual_way(smoke, benchmark):
@@ -207,8 +266,9 @@ def test_overhead_reads_logs_and_benchmark_files(tmp_path, benchmark):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_the_gpu_benchmark_refuses_clearly_without_one(tmp_path, benchmark, capsys):
-    gpu, words = benchmark("gpu"), ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
+@pytest.mark.parametrize("script", ["gpu", "gpu_probe", "gpu_workflow"])
+def test_the_gpu_benchmarks_refuse_clearly_without_one(script, tmp_path, benchmark, capsys):
+    gpu, words = benchmark(script), ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
     benchmark("harness").run(gpu.main, gpu.options(), words)
-    assert "gpu: skipped: torch sees no CUDA device" in capsys.readouterr().out
+    assert f"{script}: skipped: torch sees no CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings, strategies
 from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from tests.unit.conftest import make_examples
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer import generation
@@ -45,6 +46,24 @@ def test_text_does_not_depend_on_the_batch(tmp_path, explainer, examples, chosen
     assert tables[0].schema.equals(EXPLANATIONS)
     assert tables[0]["example_id"].to_pylist() == [e.example_id for e in examples]
     assert len(set(tables[0]["prediction"].to_pylist())) > 5
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("chosen", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("shape", ["llama2", "qwen2"])
+def test_text_does_not_depend_on_the_batch_in_float32_on_a_gpu(tmp_path, explainer, shape, chosen):
+    many = make_examples(96)
+
+    def texts(size: int) -> list[str]:
+        made = explainer(shape, "output" if shape == "llama2" else "input")
+        made.llm.model.to("cuda"), made.adapters.to("cuda")
+        longer = chosen | {"batch_size": size, "max_new_tokens": 48}
+        return run(made, many, tmp_path / str(size), longer)["prediction"].to_pylist()
+
+    alone = texts(1)
+    assert len(set(alone)) > 50
+    differing = {size: sum(a != b for a, b in zip(alone, texts(size), strict=True)) for size in (2, 7, 16, 32, 96)}
+    assert not any(differing.values()), f"texts of {len(many)} that differ from batch 1: {differing}"
 
 
 def test_sampled_text_depends_on_the_seed_and_on_nothing_else(tmp_path, explainer, examples):

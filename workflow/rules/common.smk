@@ -28,7 +28,7 @@ ENVIRONMENT = str(WORKFLOW / "envs/xrec-repro.yaml")
 # With --sdm conda a job runs in an environment that holds the pins but not this package; a module system may have set
 # the variable for its own packages.
 SEARCHED = [str(WORKFLOW / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(SEARCHED))
+os.environ.update(PYTHONPATH=os.pathsep.join(dict.fromkeys(SEARCHED)))
 # Slurm signals all processes of a job. A bash that waits for the script must outlive it: when it ends, so does the job,
 # before the script has saved its state. (From version 5.1 on bash leaves its place to the script by itself.)
 shell.prefix("set -euo pipefail; trap : TERM; ")
@@ -51,7 +51,7 @@ PAPER = f"{RUN}/paper"
 PAIRS = experiment_pairs(config)
 DATASETS = list(dict.fromkeys(dataset for dataset, _ in PAIRS))
 SEEDS = config["run"]["seeds"]
-# Relative, like all paths that a rule names: a copy of the folder elsewhere is the same run.
+# Relative, as all paths in params and inputs are, so that a copy of the folder elsewhere is the same run.
 RESOURCES = os.path.relpath(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
@@ -65,7 +65,7 @@ GPUS = gpus_of_a_job(config["compute"])
 THREADS = {"threads": config["compute"]["threads"]}
 SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
 BUNDLED = ("minilm",)  # names of models that a package carries
-# What a rule reads of the folder resources: published numbers by table, hardware by name.
+# What tables, figures and reports read of the folder resources.
 TABLE1, TABLE2 = (
     ["published/study_table1.csv", "published/xrec_table1.csv"],
     ["published/study_table2.csv"],

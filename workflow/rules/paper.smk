@@ -21,7 +21,7 @@ rule make_table1:
         runtime=scaled(10),
     params:
         settings={"number": 1, "rows": paper_rows(CHOICES["tables"]["table1"]), **TABLE_OPTIONS},
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests(*TABLE1),
         files=paper_paths(CHOICES["tables"]["table1"], "summary", "generate"),
         code=digest("make_score_table"),
@@ -41,7 +41,7 @@ use rule make_table1 as make_table2 with:
         f"{PAPER}/benchmarks/make_table2.tsv"
     params:
         settings={"number": 2, "rows": paper_rows(CHOICES["tables"]["table2"]), **TABLE_OPTIONS},
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests(*TABLE2),
         files=paper_paths(CHOICES["tables"]["table2"], "summary", "generate"),
         code=digest("make_score_table"),
@@ -66,7 +66,7 @@ rule collect_jobs:
         runtime=scaled(10),
     params:
         settings={"emissions": config["emissions"]},
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests("hardware.tsv"),
         store=f"{PAPER}/costs/slurm.json",
         code=digest("collect_jobs"),
@@ -119,7 +119,7 @@ rule make_table3:
             "emissions": config["emissions"],
             "published": CHOICES["tables"]["published"],
         },
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests(*TABLE3),
         files=paper_paths(None, "generate", "train"),
         code=digest("make_table3"),
@@ -168,7 +168,7 @@ rule judge_claims:
         runtime=scaled(60),
     params:
         settings={"rows": paper_rows(None), "claims": config["claims"], "statistics": config["statistics"]},
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
         files=paper_paths(None, "summary", "scores"),
         code=digest("judge_claims"),
@@ -193,7 +193,7 @@ rule audit_published:
         runtime=scaled(20),
     params:
         settings=CHOICES["audit"],
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests(*AUDITED),
         code=digest("audit_published"),
     script:
@@ -224,7 +224,7 @@ rule plot_figure2:
             "confidence": config["statistics"]["confidence"],
             **CHOICES["figure2"],
         },
-        resources=RESOURCES,
+        resources=Told(RESOURCES),
         published=resource_digests(*TABLE1, *TABLE2),
         files=paper_paths(None, "summary"),
         code=digest("plot_figure2"),

@@ -101,9 +101,7 @@ class Bleurt(Metric):
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, int]]:
-        _, spell = self._network, speller(special_tokens(self._tokenizer))  # the model first: its errors say more
-        sides = [spell(text) for text in references], [spell(text) for text in predictions]
-        found = score_pairs(*sides, self.batch_size, self.name, self._score)
+        found = score_pairs(references, predictions, self.batch_size, self.name, self._score)
         empty = count_empty(predictions, references)
         cut, *unknown = (int(number) for number in found[:, 1:].sum(axis=0))
         cut, unread = {"truncated_pairs": cut}, dict(zip(_UNREADABLE, unknown, strict=True))
@@ -115,9 +113,10 @@ class Bleurt(Metric):
     @torch.inference_mode()
     def _score(self, references: list[str], predictions: list[str]) -> np.ndarray:
         """Return score, whether the pair was cut, and whether each of the two is unreadable, shape ``(pairs, 4)``."""
-        network, tokenizer = self._network, self._tokenizer
+        network, tokenizer = self._network, self._tokenizer  # the model first: its errors say more
+        spell = speller(special_tokens(tokenizer))
         sides = [
-            tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            tokenizer([spell(text) for text in texts], add_special_tokens=False, verbose=False)["input_ids"]
             for texts in (references, predictions)
         ]
         room = self.max_length - tokenizer.num_special_tokens_to_add(pair=True)
