@@ -1,13 +1,14 @@
-"""The command line `xrec-repro`: score texts of any origin, and look into a run."""
+"""The command line `xrec-repro`: see what a run needs, score texts of any origin, and look into a run."""
 
 import argparse
 import io
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from xrec_repro.config import check_config, load_config, load_schema
+from xrec_repro.config import Config, check_config, load_config, load_schema
 from xrec_repro.errors import DataError, XRecError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # any title can be printed, whatever the terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        options.command(options)
+        code = options.command(options) or 0
         sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output (head) has had enough; Python must not try to write the rest when it ends.
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename is not None else ""
         print(f"xrec-repro: {place}{error.strerror or error}; check the path and its permissions", file=sys.stderr)
         return 1
-    return 0
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,15 +61,34 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON, too")
     audit.add_argument("--write", type=Path, metavar="FILE", help="write them as a Markdown page, too")
     audit.set_defaults(command=_audit)
+    check = commands.add_parser("check", help="say what a run needs and what of it is missing here")
+    check.add_argument("config", type=Path, nargs="*", help="overlays of config/config.yaml")
+    check.add_argument("--plan", action="store_true", help="count the jobs, too (some seconds)")
+    check.set_defaults(command=_check)
     return parser
+
+
+def _checked(overlays: Sequence[Path]) -> Config:
+    config = load_config(ROOT / "config/config.yaml", *overlays)
+    check_config(config, load_schema(str(ROOT / "workflow/schemas/config.schema.yaml")))
+    return config
+
+
+def _check(options: argparse.Namespace) -> int:
+    from xrec_repro.preflight import MISSING, check, plan_jobs, show
+
+    config = _checked(options.config)
+    plan = partial(plan_jobs, ROOT / "Snakefile", options.config) if options.plan else None
+    findings = check(config, ROOT / "resources", plan)
+    print(show(findings))
+    return int(any(finding.kind == MISSING for finding in findings))
 
 
 def _score(options: argparse.Namespace) -> None:
     from xrec_repro.metrics.score import format_scores, score_files
 
-    config = load_config(ROOT / "config/config.yaml", *options.config)
-    check_config(config, load_schema(str(ROOT / "workflow/schemas/config.schema.yaml")))
-    result = score_files(options.predictions, options.references, options.metrics, config["metrics"], options.device)
+    metrics = _checked(options.config)["metrics"]
+    result = score_files(options.predictions, options.references, options.metrics, metrics, options.device)
     print(format_scores(result))
 
 

@@ -25,6 +25,12 @@ EXPERIMENT_SECTIONS = ("recommender", "prompt", "embeddings", "adapter", "inject
 
 Config = dict[str, Any]
 
+# What an entry may leave out; its label is then its name.
+_LEFT_OUT: dict[str, Config] = {
+    "datasets": {"published_as": None, "paths": {}, "download": None, "overrides": {}},
+    "experiments": {"published_model": None, "overrides": {}},
+}
+
 
 def merge(base: Config, over: Config) -> Config:
     """Return `base` overlaid with `over`: dictionaries merge key by key, everything else replaces."""
@@ -38,7 +44,7 @@ def merge(base: Config, over: Config) -> Config:
 
 
 def load_config(*paths: str | Path) -> Config:
-    """Read a base configuration and overlay the others on it, in order.
+    """Read a base configuration, overlay the others on it, in order, and complete its entries.
 
     Raises:
         ConfigError: A file cannot be read, is not a YAML mapping, or gives a key twice.
@@ -46,14 +52,31 @@ def load_config(*paths: str | Path) -> Config:
     config: Config = {}
     for path in paths:
         config = merge(config, read_config_file(path))
-    return config
+    return complete(config)
+
+
+def complete(config: Config) -> Config:
+    """Return the configuration with what entries of `datasets` and `experiments` leave out.
+
+    Args:
+        config: Merged, not checked yet: what is no mapping stays, for `check_config` to refuse.
+    """
+    filled = dict(config)
+    for section, defaults in _LEFT_OUT.items():
+        entries = config.get(section)
+        if isinstance(entries, dict):
+            filled[section] = {
+                name: {"label": name, **copy.deepcopy(defaults), **entry} if isinstance(entry, dict) else entry
+                for name, entry in entries.items()
+            }
+    return filled
 
 
 def check_config(config: Config, schema: Config) -> None:
     """Check the whole configuration, then every data set and experiment after merging, those of sweeps included.
 
     Args:
-        config: The merged configuration.
+        config: The merged configuration, `complete`.
         schema: The JSON schema (workflow/schemas/config.schema.yaml).
 
     Raises:

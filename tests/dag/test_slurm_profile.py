@@ -142,6 +142,38 @@ def test_memory_and_time_limit_grow_by_attempt(root, every_metric, first, tmp_pa
                 assert int(second[rule][name]) == 2 * int(resources[name]), (rule, name)
 
 
+def test_full_size_asks_for_what_its_page_says(root, tmp_path):
+    """The page's table, row by row: the largest time and memory of its rules, and their class."""
+    jobs = planned(root, root / "config/paper.yaml", tmp_path, 1)
+    del jobs["all"]
+    page = (root / "docs/reproduce-the-paper.md").read_text(encoding="utf-8")
+    rows = [
+        line.strip("|").split("|")
+        for line in page.partition("| rule | jobs |")[2].partition("\n\n")[0].splitlines()[2:]
+    ]
+    assert len(rows) == 9
+    rest = set(jobs)
+    for rule, _, job_class, _, time, memory, _ in rows:
+        names = set(re.findall(r"`(\w+)`", rule)) or rest
+        rest = rest - names
+        hours, unit = time.split()
+        found = [jobs[name] for name in names]
+        assert max(int(one["runtime"]) for one in found) == int(hours) * {"h": 60, "min": 1}[unit], rule
+        assert max(int(one["mem_mb"]) for one in found) == int(memory.split()[0]) * 1000, rule
+        partition = {"cpu": "c", "MIG": "m", "H100": "g"}[job_class.strip().split(",")[0]]
+        assert {one["slurm_partition"] for one in found} == {partition}, rule
+    assert rest == set()
+
+
+def test_what_asks_for_a_chat_model_here_asks_for_its_memory(root, tmp_path):
+    overlay, model = tmp_path / "chat.yaml", {"model": "any", "revision": "a" * 40}
+    for url, memory in ((None, 32000), ("http://localhost:8000/v1", 4000)):
+        chat = {"backend": "chat", "chat": model | {"base_url": url}}
+        overlay.write_text(yaml.safe_dump({"defaults": {"profiles": chat}}))
+        jobs = planned(root, overlay, tmp_path, 1)
+        assert (jobs["generate_profiles"]["mem_mb"], jobs["tune_explainer"]["mem_mb"]) == (str(memory), "4000")
+
+
 def test_retries_stand_in_the_profile_and_in_no_rule(root, monkeypatch):
     """A rule's own retries would also run inside the Slurm job, with the same memory."""
     assert load_profile(root, monkeypatch)["retries"] > 0

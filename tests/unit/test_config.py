@@ -5,7 +5,7 @@ import sys
 import pytest
 import yaml
 
-from xrec_repro.config import check_config, gpus_of_a_job, load_config, load_schema, merge, settings
+from xrec_repro.config import check_config, complete, gpus_of_a_job, load_config, load_schema, merge, settings
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 
@@ -94,6 +94,30 @@ def test_a_missing_default_is_named(config, schema):
     del config["defaults"]["generation"]["top_k"]
     with pytest.raises(ConfigError, match="defaults.generation.top_k: missing"):
         check_config(config, schema)
+
+
+def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code(tmp_path, root, config, schema):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(
+        "run: {experiments: [d/mine]}\nexperiments: {mine: {}}\ndatasets: {d: {source: glassbox, domain: book}}"
+    )
+    loaded = load_config(root / "config/config.yaml", overlay)
+    check_config(loaded, schema)
+    assert loaded["experiments"]["mine"] == {"label": "mine", "published_model": None, "overrides": {}}
+    left_out = {"published_as": None, "paths": {}, "download": None, "overrides": {}}
+    assert loaded["datasets"]["d"] == {"label": "d", "source": "glassbox", "domain": "book"} | left_out
+    assert loaded["experiments"]["xrec"] == config["experiments"]["xrec"]
+    loaded["experiments"]["mine"]["overrides"]["prompt"] = {}  # no two entries share a mapping
+    assert complete({"experiments": {"a": {}}})["experiments"]["a"]["overrides"] == {}
+    with pytest.raises(ConfigError, match="datasets.d: 'domain' is a required property"):
+        check_config(complete(merge(config, {"datasets": {"d": {"source": "glassbox"}}})), schema)
+
+
+@pytest.mark.parametrize("section", ["datasets", "experiments"])
+@pytest.mark.parametrize("value", [None, [], {"a": None}, {"a": "b"}])
+def test_what_is_no_entry_is_refused_and_not_completed(config, schema, section, value):
+    with pytest.raises(ConfigError, match=rf"{section}[^ ]*: .*is not of type 'object'"):
+        check_config(complete(config | {section: value}), schema)
 
 
 UNREADABLE = {

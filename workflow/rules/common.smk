@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import (
     check_config,
+    complete,
     expand_sweeps,
     experiment_pairs,
     gpus_of_a_job,
@@ -34,6 +35,7 @@ shell.prefix("set -euo pipefail; trap : TERM; ")
 
 try:
     check_files(workflow.configfiles)
+    config.update(complete(config))
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
@@ -139,8 +141,26 @@ def when(condition, **files):
 
 
 def scaled(amount):
-    """Return a resource function: the amount times the attempt."""
-    return lambda wildcards, attempt: amount * attempt
+    """Return a resource function: the amount, or what a function of the wildcards says, times the attempt."""
+    return lambda wildcards, attempt: (amount(wildcards) if callable(amount) else amount) * attempt
+
+
+def by_llm(own, other):
+    """Return an amount for `scaled`: with the small language model that the workflow trains itself, and with others."""
+    return lambda wildcards: own if settings(config, wildcards.dataset)["llm"]["source"] == "scratch" else other
+
+
+def by_writer(key):
+    """Return the memory of profiles or references for `scaled`, in MB: a chat model of this machine is large."""
+    return lambda wildcards: 32000 if writes_by_model(wildcards, key) else 4000
+
+
+def metric_memory(metric):
+    """Return the memory of a metric's job in MB: without a model, with a small one of ours, with a large one."""
+    if not runs_model(metric):
+        return 1000
+    small = config["metrics"][metric]["model"] in ("scratch", *BUNDLED)
+    return 4000 if small else 32000 if metric in JUDGES else 16000
 
 
 def raw_file(kind):

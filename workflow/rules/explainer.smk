@@ -45,8 +45,8 @@ rule tune_explainer:
         ENVIRONMENT
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=scaled(4000),
-        runtime=scaled(720),
+        mem_mb=scaled(by_llm(4000, 32000)),
+        runtime=scaled(by_llm(720, 840)),
         gpu=GPUS,
     params:
         **split_params(explainer_settings("prompt", "embeddings", "adapter", "injection", "tuning", "llm")),

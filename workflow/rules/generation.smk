@@ -24,7 +24,7 @@ rule:
         ENVIRONMENT
     threads: config["compute"]["threads"]
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(by_llm(4000, 32000)),
         runtime=scaled(720),
         gpu=GPUS,
     params:

@@ -24,7 +24,7 @@ for METRIC in config["metrics"]["use"]:
             ENVIRONMENT
         threads: config["compute"]["threads"] if runs_model(METRIC) else 1
         resources:
-            mem_mb=scaled(4000 if runs_model(METRIC) else 1000),
+            mem_mb=scaled(metric_memory(METRIC)),
             runtime=scaled(240 if runs_model(METRIC) else 10),
             gpu=GPUS if runs_model(METRIC) else 0,
         params:

@@ -20,7 +20,7 @@ rule generate_profiles:
         ENVIRONMENT
     threads: lambda wildcards: config["compute"]["threads"] if writes_by_model(wildcards, "backend") else 1
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(by_writer("backend")),
         runtime=scaled(240),
         gpu=lambda wildcards: GPUS if writes_by_model(wildcards, "backend") else 0,
     params:
@@ -53,7 +53,7 @@ rule generate_references:
         ENVIRONMENT
     threads: lambda wildcards: config["compute"]["threads"] if writes_by_model(wildcards, "references") else 1
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(by_writer("references")),
         runtime=scaled(240),
         gpu=lambda wildcards: GPUS if writes_by_model(wildcards, "references") else 0,
     params:

@@ -49,6 +49,17 @@ def gpu_uuids() -> list[str]:
     return [str(uuid) for uuid in found if uuid is not None]
 
 
+def gpu_memory() -> list[tuple[str, float]]:
+    """Return name and gigabytes of each GPU of this machine; none where NVIDIA's tool does not answer."""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_PATIENCE_S).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    pairs = [line.rpartition(",") for line in shown.splitlines()]
+    return [(name, int(size) * 2**20 / 1e9) for name, _, size in pairs if size.strip().isdecimal()]
+
+
 def _slurm_node() -> dict[str, str]:
     """Return what Slurm's controller says of this node; nothing outside of a job, or if it does not answer."""
     name = os.environ.get("SLURMD_NODENAME")
