@@ -7,13 +7,16 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import (
+    READ,
     check_config,
+    complete_datasets,
     expand_sweeps,
     experiment_pairs,
     gpus_of_a_job,
     load_config,
     load_schema,
     merge,
+    raw_files,
     settings,
     sweep_members,
 )
@@ -35,12 +38,13 @@ shell.prefix("set -euo pipefail; trap : TERM; ")
 try:
     check_files(workflow.configfiles)
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
+    # Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
+    config.update(complete_datasets(merge(load_config(WORKFLOW / "config/config.yaml"), config)))
+    LISTED = experiment_pairs(config)  # what tables and figures show unless they name more: sweeps add to the run
+    config.update(expand_sweeps(config))
+    RAW_FILES = raw_files(config)  # as they are when the configuration is read, for all jobs
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
-# Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
-config.update(merge(load_config(WORKFLOW / "config/config.yaml"), config))
-LISTED = experiment_pairs(config)  # what tables and figures show unless they name more: sweeps add to the run
-config.update(expand_sweeps(config))
 
 RUN = f"{config['run']['results']}/{config['run']['name']}"
 SHARED = f"{RUN}/{{dataset}}/shared"
@@ -144,16 +148,15 @@ def scaled(amount):
 
 
 def raw_file(kind):
-    """Return an input function: the raw file of a data set, made by the glassbox or given by the user."""
+    """Return an input function: the raw files of a data set, made by the glassbox or given by the user."""
 
-    def path(wildcards):
-        entry = config["datasets"][wildcards.dataset]
-        if entry["source"] == "glassbox":
+    def paths(wildcards):
+        if config["datasets"][wildcards.dataset]["source"] == "glassbox":
             name = {"reviews": "reviews.jsonl.gz", "items": "metadata.jsonl.gz"}[kind]
             return f"{SHARED}/world/{name}".format(dataset=wildcards.dataset)
-        return entry["paths"][kind]
+        return RAW_FILES[wildcards.dataset][kind]
 
-    return path
+    return paths
 
 
 def release_folder(wildcards):
