@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from xrec_repro.config import (
+    READ,
     check_config,
     complete_datasets,
     gpus_of_a_job,
@@ -16,6 +17,8 @@ from xrec_repro.config import (
     settings,
 )
 from xrec_repro.config_files import check_files
+from xrec_repro.data.formats import SOURCES
+from xrec_repro.data.readers import OWN_COLUMNS
 from xrec_repro.errors import ConfigError
 
 
@@ -317,6 +320,12 @@ def test_lists_and_patterns_stand_for_files_in_order(config, tmp_path, monkeypat
     assert found("with [[]1].csv")["reviews"] == ["with [1].csv"]
     with pytest.raises(ConfigError, match=r"mine.paths.items: no file matches 'x\*', seen from .*check the path"):
         found("a.csv", items="x*")
+
+
+def test_readers_schema_and_configuration_know_the_same_sources(schema, config):
+    known = schema["properties"]["datasets"]["additionalProperties"]["properties"]["source"]["enum"]
+    assert set(READ) == set(SOURCES) == set(known) - {"glassbox", "release"}
+    assert config["dataset_defaults"]["columns"] == OWN_COLUMNS
 
 
 def test_files_of_data_sets_that_do_not_run_need_not_be_there(config):

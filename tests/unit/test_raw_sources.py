@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import tracemalloc
 from datetime import UTC, date, datetime
 
 import pandas as pd
@@ -173,11 +174,14 @@ def test_parquet_may_have_columns_of_any_fitting_type(tmp_path):
 
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6])
 def test_the_unit_of_a_table_s_times_is_judged(tmp_path, unit):
-    rows = [["u", "i", 5, "t", time] for time in (1420588800 * unit, 0, "", "2015-01-07")]
+    rows = [["u", "i", 5, "t", time] for time in (1420588800 * unit, 0, "", "2015-01-07", "20150107")]
     interactions, _, _ = run("table", write_csv(tmp_path / "r.csv", rows, COLUMNS[:5]), tmp_path)
-    assert [row["timestamp"] for row in interactions] == [1420588800, 0, None, 1420588800]
-    days = pd.DataFrame([["u", "i", 5, "t", date(2015, 1, 7)]], columns=COLUMNS[:5])
-    days.to_parquet(tmp_path / "days.parquet")
+    assert [row["timestamp"] for row in interactions] == [1420588800, 0, None, 1420588800, 1420588800]
+
+
+@pytest.mark.parametrize("day", [date(2015, 1, 7), pd.Timestamp("2015-01-07 01:00", tz="Europe/Oslo")])
+def test_dates_of_pandas_are_times(tmp_path, day):
+    pd.DataFrame([["u", "i", 5, "t", day]], columns=COLUMNS[:5]).to_parquet(tmp_path / "days.parquet")
     assert run("table", tmp_path / "days.parquet", tmp_path)[0][0]["timestamp"] == 1420588800
 
 
@@ -203,6 +207,22 @@ def test_batches_change_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(raw_files, "BATCH_ROWS", 4)
     pd.DataFrame(rows, columns=COLUMNS).to_parquet(tmp_path / "r.parquet")
     assert run("table", path, tmp_path)[:2] == run("table", tmp_path / "r.parquet", tmp_path)[:2] == wanted
+
+
+def test_memory_does_not_grow_with_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(readers, "BATCH_ROWS", 500)
+    peaks = {}
+    for rows in (2_000, 20_000):
+        content = ([f"u{n}", f"i{n % 9}", 5, f"{n} " + "word " * 100] for n in range(rows))
+        path = write_csv(tmp_path / f"{rows}.csv", content, COLUMNS[:4])
+        tracemalloc.start()
+        try:
+            report = read_raw("table", path, [], tmp_path / "a.parquet", tmp_path / "b.parquet", 0.0)
+            peaks[rows] = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+        assert report[str(path)]["kept"] == rows
+    assert peaks[20_000] < 1.2 * peaks[2_000]
 
 
 # --- Amazon 2023 ----------------------------------------------------------------------------------------

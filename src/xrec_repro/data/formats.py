@@ -258,6 +258,9 @@ def raw_format(source: str, columns: Mapping[str, str | None]) -> RawFormat:
 # --- Tables ---------------------------------------------------------------------------------------------
 
 
+_COMPACT_DATE = re.compile(r"(?:19|20)\d{6}")  # in no unit is that a time of a review
+
+
 def _table_format(columns: Mapping[str, str | None]) -> RawFormat:
     def some(*keys: str) -> dict[str, str | None]:
         return {key: columns.get(key) for key in keys}
@@ -320,7 +323,7 @@ def _cell_time(record: Record, column: str | None, per_second: int) -> int | Non
     if isinstance(value, date):
         moment = value if isinstance(value, datetime) else datetime.combine(value, time())
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-    if isinstance(value, str) and not _is_number(value):
+    if isinstance(value, str) and (_COMPACT_DATE.fullmatch(value) or not _is_number(value)):
         return _iso_seconds(record, column)
     return _seconds({column: _cell_number(record, column)}, column, per_second)
 

@@ -22,7 +22,7 @@ _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _BOM = b"\xef\xbb\xbf"
 _DELIMITERS = ",\t;|"
-_SHOWN_COLUMNS = 20
+_SHOWN_COLUMNS, _SHOWN_WIDTH = 20, 40
 
 Record = dict[str, Any]
 
@@ -195,7 +195,7 @@ def _check_columns(
     asked = {key: name for key, name in optional.items() if name not in (None, key)}
     for key, name in {**required, **asked}.items():
         if name not in header:
-            found = ", ".join(map(repr, header[:_SHOWN_COLUMNS])).encode("utf-8", "replace").decode()
+            found = ", ".join(repr(name[:_SHOWN_WIDTH]) for name in header[:_SHOWN_COLUMNS])
             raise DataError(
                 f"{path}: no column {name!r} (found: {found or 'none'}); name it in datasets.<name>.columns.{key}, or "
                 "write the file as UTF-8 with a header"
