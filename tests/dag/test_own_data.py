@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import yaml
 
 from tests.conftest import run
 from tests.dag.test_dry_runs import dry_run, jobs
-from xrec_repro.contracts import CORE_INTERACTIONS, ITEM_PROFILES, REFERENCES, USER_PROFILES
+from xrec_repro.contracts import CORE_INTERACTIONS, INTERACTIONS, ITEM_PROFILES, REFERENCES, USER_PROFILES
 from xrec_repro.io import read_json, read_table
 
 SHARED = "results/mine/novels/shared"
@@ -120,7 +121,13 @@ def test_files_by_pattern_are_inputs_and_none_is_an_error(root, tmp_path):
     assert done.returncode != 0 and "Traceback" not in printed
     assert "configuration: datasets.states.paths.reviews: no file matches 'data/review-*.json', seen from" in printed
     (tmp_path / "data").mkdir()
-    for name in ("review-b.json", "review-a.json", "m.json"):
-        (tmp_path / "data" / name).touch()
-    planned = dry_run(root, tmp_path, *arguments).stdout
-    assert "input: data/review-a.json, data/review-b.json, data/m.json" in planned
+    for name in "ba":
+        line = {"user_id": name, "gmap_id": "m", "rating": 5, "time": 1420588800000, "text": "Fine."}
+        (tmp_path / f"data/review-{name}.json").write_text(json.dumps(line))
+    (tmp_path / "data/m.json").write_text('{"gmap_id": "m", "name": "Corner"}')
+    printed = run(root, tmp_path, "results/demo/states/shared/raw/items.parquet", overlays=[overlay])
+    assert "input: data/review-a.json, data/review-b.json, data/m.json" in printed
+    raw = tmp_path / "results/demo/states/shared/raw"
+    assert read_table(raw / "interactions.parquet", INTERACTIONS)["user_id"].to_pylist() == ["a", "b"]
+    counted = read_json(raw / "provenance.json")["result"]
+    assert [*counted] == ["data/review-a.json", "data/review-b.json", "data/m.json"]
