@@ -5,6 +5,7 @@ This module is imported by the Snakefile, which is parsed again in every job: it
 
 import copy
 import difflib
+import glob
 import math
 import re
 from collections.abc import Iterator
@@ -23,13 +24,14 @@ from xrec_repro.errors import ConfigError
 # the recommender trains its own.
 EXPERIMENT_SECTIONS = ("recommender", "prompt", "embeddings", "adapter", "injection", "tuning", "generation")
 
+# Sources of raw reviews, and the files that each needs.
+READ = dict.fromkeys(("amazon", "amazon2023", "yelp", "google"), ("reviews", "items")) | {"table": ("reviews",)}
+_NEEDED = READ | {"glassbox": (), "release": ("folder",)}
+
 Config = dict[str, Any]
 
-# What an entry may leave out; its label is then its name.
-_LEFT_OUT: dict[str, Config] = {
-    "datasets": {"published_as": None, "paths": {}, "download": None, "overrides": {}},
-    "experiments": {"published_model": None, "overrides": {}},
-}
+# What an experiment's entry may leave out; a data set's is in `dataset_defaults`. The label of both is their name.
+_EXPERIMENT: Config = {"published_model": None, "overrides": {}}
 
 
 def merge(base: Config, over: Config) -> Config:
@@ -62,11 +64,11 @@ def complete(config: Config) -> Config:
         config: Merged, not checked yet: what is no mapping stays, for `check_config` to refuse.
     """
     filled = dict(config)
-    for section, defaults in _LEFT_OUT.items():
+    for section, defaults in (("datasets", config.get("dataset_defaults")), ("experiments", _EXPERIMENT)):
         entries = config.get(section)
-        if isinstance(entries, dict):
+        if isinstance(entries, dict) and isinstance(defaults, dict):
             filled[section] = {
-                name: {"label": name, **copy.deepcopy(defaults), **entry} if isinstance(entry, dict) else entry
+                name: merge({"label": name} | defaults, entry) if isinstance(entry, dict) else entry
                 for name, entry in entries.items()
             }
     return filled
@@ -87,6 +89,7 @@ def check_config(config: Config, schema: Config) -> None:
     missing = next(_absent(config["defaults"], schema["$defs"]["settings"], "defaults"), None)
     if missing:
         raise ConfigError(f"configuration: {missing}: missing; config/config.yaml gives its default")
+    config = complete(config)
     if config["sweeps"]:
         config = expand_sweeps(config)
         _refuse_first(_problems(config, schema))  # a sweep's values are known to be settings only now
@@ -141,10 +144,13 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
     if abs(sum(chosen["split"]["ratios"]) - 1) > 1e-6:
         raise ConfigError(f"{place}: split.ratios must add up to 1, not {sum(chosen['split']['ratios']):g}")
     _check_llm(chosen["llm"], place)
-    source, paths = config["datasets"][dataset]["source"], config["datasets"][dataset]["paths"]
-    for key in {"glassbox": (), "release": ("folder",)}.get(source, ("reviews", "items")):
-        if key not in paths:
+    entry = config["datasets"][dataset]
+    source = entry["source"]
+    for key in _NEEDED[source]:
+        if key not in entry["paths"]:
             raise ConfigError(f"configuration: datasets.{dataset}.paths.{key}: a {source} data set needs it")
+    if source != "table" and entry["columns"] != config["dataset_defaults"]["columns"]:
+        raise ConfigError(f"configuration: datasets.{dataset}.columns: those of {source} are known; use source: table")
     chat = chosen["profiles"]["chat"]
     if "chat" in (chosen["profiles"]["backend"], chosen["profiles"]["references"]) and not chat["model"]:
         raise ConfigError(f"{place}: profiles.chat.model must be set for the chat backend")
@@ -188,6 +194,40 @@ def settings(config: Config, dataset: str, experiment: str | None = None) -> Con
         entry = config["experiments"][experiment]
         merged = merge(merge(merged, entry["overrides"]), entry.get("per_dataset", {}).get(dataset, {}))
     return merged
+
+
+def raw_files(config: Config) -> dict[str, dict[str, list[str]]]:
+    """Return data set -> ``reviews`` and ``items`` -> the raw files of the run's data sets, in the order of reading.
+
+    A pattern (``data/review-*.json.gz``) stands for the files that match it now, sorted; a file is read once.
+
+    Args:
+        config: Its data sets are whole (`complete`), its sweeps expanded.
+
+    Raises:
+        ConfigError: No file matches a pattern.
+    """
+    names = {dataset for dataset, _ in experiment_pairs(config) if config["datasets"][dataset]["source"] in READ}
+    found: dict[str, dict[str, list[str]]] = {}
+    for name in sorted(names):
+        paths = config["datasets"][name]["paths"]
+        found[name] = {
+            kind: list(dict.fromkeys(chain(*(_matches(path, name, kind) for path in _listed(paths.get(kind, []))))))
+            for kind in ("reviews", "items")
+        }
+    return found
+
+
+def _matches(path: str, dataset: str, kind: str) -> list[str]:
+    pattern = Path(path).expanduser()
+    if not glob.has_magic(path):
+        return [str(pattern)]
+    root, below = Path(pattern.anchor), str(pattern.relative_to(pattern.anchor))  # the current folder, if relative
+    files = sorted(str(file) for file in root.glob(below) if file.is_file() and file.name[0] != ".")
+    if not files:
+        place = f"configuration: datasets.{dataset}.paths.{kind}"
+        raise ConfigError(f"{place}: no file matches {path!r}, seen from {Path.cwd()}; check the path and the pattern")
+    return files
 
 
 def expand_sweeps(config: Config) -> Config:

@@ -5,8 +5,20 @@ import sys
 import pytest
 import yaml
 
-from xrec_repro.config import check_config, complete, gpus_of_a_job, load_config, load_schema, merge, settings
+from xrec_repro.config import (
+    READ,
+    check_config,
+    complete,
+    gpus_of_a_job,
+    load_config,
+    load_schema,
+    merge,
+    raw_files,
+    settings,
+)
 from xrec_repro.config_files import check_files
+from xrec_repro.data.formats import SOURCES
+from xrec_repro.data.readers import OWN_COLUMNS
 from xrec_repro.errors import ConfigError
 
 
@@ -57,6 +69,12 @@ def test_the_default_configuration_and_every_overlay_are_valid(root, config, sch
         ("defaults.profiles.backend", "published", "profiles.backend: glassbox has no published profiles"),
         ("defaults.profiles.backend", "chat", "profiles.chat.model must be set for the chat backend"),
         ("datasets.glassbox.source", "yelp", "datasets.glassbox.paths.reviews: a yelp data set needs it"),
+        ("datasets.glassbox.source", "table", "datasets.glassbox.paths.reviews: a table data set needs it"),
+        ("datasets.glassbox.columns", {"user": "u"}, "datasets.glassbox.columns: those of glassbox are known"),
+        ("datasets.glassbox.columns", {"usr": "u"}, "datasets.glassbox.columns.usr: unknown key.*did you mean 'user'"),
+        ("datasets.glassbox.columns", {"user": None}, "datasets.glassbox.columns.user: None is not of type 'string'"),
+        ("datasets.glassbox.paths", {"reviews": []}, "datasets.glassbox.paths.reviews: "),
+        ("defaults.read.translated", "both", "defaults.read.translated: 'both' is not one of translation, original"),
         ("datasets.glassbox.overrides.llm.scratch.templates", ["code"], "llm.scratch.templates: add 'fixed'"),
         ("runs", {}, "runs: unknown key.*did you mean 'run'"),
         ("scatter.generation", 0, "scatter.generation: 0 is less than the minimum of 1"),
@@ -104,8 +122,11 @@ def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code
     loaded = load_config(root / "config/config.yaml", overlay)
     check_config(loaded, schema)
     assert loaded["experiments"]["mine"] == {"label": "mine", "published_model": None, "overrides": {}}
-    left_out = {"published_as": None, "paths": {}, "download": None, "overrides": {}}
-    assert loaded["datasets"]["d"] == {"label": "d", "source": "glassbox", "domain": "book"} | left_out
+    assert loaded["datasets"]["d"] == config["dataset_defaults"] | {
+        "label": "d",
+        "source": "glassbox",
+        "domain": "book",
+    }
     assert loaded["experiments"]["xrec"] == config["experiments"]["xrec"]
     loaded["experiments"]["mine"]["overrides"]["prompt"] = {}  # no two entries share a mapping
     assert complete({"experiments": {"a": {}}})["experiments"]["a"]["overrides"] == {}
@@ -288,3 +309,52 @@ def test_overrides_of_one_data_set_reach_that_one_alone(config, schema):
     wrong = merge(config, {"experiments": {"xrec": {"per_dataset": {"glasbox": {}}}}})
     with pytest.raises(ConfigError, match=r"experiments.xrec.per_dataset.glasbox: not in datasets \(did you mean"):
         check_config(wrong, schema)
+
+
+def own_data(config, **entry):
+    """Return the configuration with a table of the user's own and nothing else to run."""
+    config = changed(config, "run.experiments", ["mine/xrec"])
+    config["datasets"]["mine"] = {"source": "table", "domain": "book"} | entry
+    return config
+
+
+def test_an_entry_needs_its_source_and_domain_and_no_more(config, schema):
+    extractive = {"profiles": {"references": "extractive"}}
+    config = own_data(config, paths={"reviews": "r.csv"}, columns={"user": "who", "city": None}, overrides=extractive)
+    check_config(config, schema)
+    entry = complete(config)["datasets"]["mine"]
+    assert entry["label"] == "mine" and entry["download"] is None and entry["published_as"] is None
+    assert entry["columns"] == config["dataset_defaults"]["columns"] | {"user": "who", "city": None}
+    assert set(config["datasets"]["mine"]) == {"source", "domain", "paths", "columns", "overrides"}
+    with pytest.raises(ConfigError, match=r"mine/xrec: profiles.references: table has no published texts; use chat or"):
+        check_config(own_data(config, paths={"reviews": "r.csv"}), schema)
+
+
+def test_lists_and_patterns_stand_for_files_in_order(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.csv", "a.csv", ".hidden.csv", "deep/c.csv", "with [1].csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.csv").mkdir()
+
+    def found(reviews, **paths):
+        return raw_files(complete(own_data(config, paths={"reviews": reviews} | paths)))["mine"]
+
+    assert found("none.csv") == {"reviews": ["none.csv"], "items": []}  # Snakemake says that it is missing
+    assert found("[ab].csv", items=["b.csv", "a.csv"]) == {"reviews": ["a.csv", "b.csv"], "items": ["b.csv", "a.csv"]}
+    assert found(["b.csv", "*.csv"])["reviews"] == ["b.csv", "a.csv", "with [1].csv"]
+    assert found(f"{tmp_path}/**/c.csv")["reviews"] == [f"{tmp_path}/deep/c.csv"]
+    assert found("with [[]1].csv")["reviews"] == ["with [1].csv"]
+    with pytest.raises(ConfigError, match=r"mine.paths.items: no file matches 'x\*', seen from .*check the path"):
+        found("a.csv", items="x*")
+
+
+def test_readers_schema_and_configuration_know_the_same_sources(schema, config):
+    known = schema["properties"]["datasets"]["additionalProperties"]["properties"]["source"]["enum"]
+    assert set(READ) == set(SOURCES) == set(known) - {"glassbox", "release"}
+    assert config["dataset_defaults"]["columns"] == OWN_COLUMNS
+
+
+def test_files_of_data_sets_that_do_not_run_need_not_be_there(config):
+    config["datasets"]["mine"] = {"source": "table", "domain": "book", "paths": {"reviews": "nowhere/*"}}
+    assert raw_files(complete(config)) == {}

@@ -58,6 +58,12 @@ def test_an_overlong_title_is_left_out_and_named(tmp_path, examples, caplog):
     assert "left_out" not in pretrain(examples, "book", SCRATCH, tmp_path / "b", tmp_path / "state")
 
 
+@pytest.mark.parametrize("epochs", [1, 9, 10, 11])
+def test_any_number_of_steps_can_be_trained(tmp_path, examples, epochs):
+    settings = SCRATCH | {"epochs": epochs, "batch_size": len(examples)}
+    assert len(pretrain(examples, "book", settings, tmp_path / "a", tmp_path / "state")["epoch_losses"]) == epochs
+
+
 def test_special_tokens_that_a_text_spells_are_learnt_as_text(tmp_path, examples):
     marked = [replace(e, title="<s>Old</s> <unk>", reference=f"<EXPLAIN_POS> {e.reference}</s>") for e in examples]
     texts = pretraining_texts(marked[0], "book", ["code", "fixed"])

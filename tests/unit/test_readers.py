@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xrec_repro.contracts import INTERACTIONS, ITEMS
-from xrec_repro.data import readers
+from xrec_repro.data import raw_files, readers
 from xrec_repro.data.readers import read_raw
 from xrec_repro.data.text import tidy_lines, without_markup
 from xrec_repro.errors import DataError
@@ -76,8 +76,9 @@ def test_every_good_line_is_kept_in_order(tmp_path, source):
     rating = {"amazon": "overall", "yelp": "stars", "google": "rating"}[source]
     assert [row["rating"] for row in interactions] == [record[rating] for record in raw]
     counts = report[str(RAW / source / "reviews.jsonl")]
-    whole = {"lines": len(raw), "kept": len(raw), "cleaned": 0, "duplicates": 0, "malformed": 0, "malformed_lines": []}
-    assert counts == whole
+    nothing = dict.fromkeys(("cleaned", "duplicates", "malformed"), 0) | {"malformed_lines": []}
+    translated = {"amazon": 0, "yelp": 0, "google": 3}[source]
+    assert counts == {"lines": len(raw), "kept": len(raw), "translated": translated} | nothing
     assert {row["item_id"] for row in interactions} <= set(items)
 
 
@@ -264,7 +265,7 @@ def test_blank_lines_and_byte_order_mark_are_no_fault(tmp_path):
 
 
 def test_overlong_line_is_skipped_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(readers, "MAX_LINE_BYTES", 200)
+    monkeypatch.setattr(raw_files, "MAX_LINE_BYTES", 200)
     long = amazon_review(reviewText="x" * 5000)
     reviews = write_lines(tmp_path / "r.jsonl", [amazon_review(), long, amazon_review(reviewerID="V")])
     items = write_lines(tmp_path / "i.jsonl", [amazon_item()])
@@ -297,7 +298,7 @@ def test_file_without_usable_line_is_an_error(tmp_path):
 def test_missing_file_and_unknown_source_are_named(tmp_path):
     with pytest.raises(DataError, match=r"none\.json: no such file"):
         run("amazon", tmp_path / "none.json", RAW / "amazon/items.jsonl", tmp_path)
-    with pytest.raises(DataError, match="'netflix' has no reader; use one of amazon, yelp, google"):
+    with pytest.raises(DataError, match="'netflix' has no reader; use one of amazon, amazon2023, yelp, google, table"):
         run("netflix", RAW / "amazon/reviews.jsonl", RAW / "amazon/items.jsonl", tmp_path)
 
 

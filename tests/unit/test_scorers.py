@@ -54,6 +54,12 @@ def test_too_few_texts_and_a_loss_that_explodes_are_named(tmp_path):
     assert not (tmp_path / "b").exists()
 
 
+@pytest.mark.parametrize("steps", [1, 10, 11])
+def test_any_number_of_steps_can_be_trained(tmp_path, steps):
+    report = train_scorer("bart", TEXTS, SETTINGS | {"steps": steps}, tmp_path)
+    assert report["losses"]
+
+
 def test_the_judge_reads_the_protocol_as_few_tokens_and_can_write_each_number(tmp_path):
     train_scorer("judge", TEXTS, SETTINGS, tmp_path / "judge")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "judge")

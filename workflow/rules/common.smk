@@ -7,6 +7,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import (
+    READ,
     check_config,
     complete,
     expand_sweeps,
@@ -15,6 +16,7 @@ from xrec_repro.config import (
     load_config,
     load_schema,
     merge,
+    raw_files,
     settings,
     sweep_members,
 )
@@ -37,12 +39,13 @@ try:
     check_files(workflow.configfiles)
     config.update(complete(config))
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
+    # Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
+    config.update(merge(load_config(WORKFLOW / "config/config.yaml"), config))
+    LISTED = experiment_pairs(config)  # what tables and figures show unless they name more: sweeps add to the run
+    config.update(expand_sweeps(config))
+    RAW_FILES = raw_files(config)  # as they are when the configuration is read, for all jobs
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
-# Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
-config.update(merge(load_config(WORKFLOW / "config/config.yaml"), config))
-LISTED = experiment_pairs(config)  # what tables and figures show unless they name more: sweeps add to the run
-config.update(expand_sweeps(config))
 
 RUN = f"{config['run']['results']}/{config['run']['name']}"
 SHARED = f"{RUN}/{{dataset}}/shared"
@@ -164,16 +167,15 @@ def metric_memory(metric):
 
 
 def raw_file(kind):
-    """Return an input function: the raw file of a data set, made by the glassbox or given by the user."""
+    """Return an input function: the raw files of a data set, made by the glassbox or given by the user."""
 
-    def path(wildcards):
-        entry = config["datasets"][wildcards.dataset]
-        if entry["source"] == "glassbox":
+    def paths(wildcards):
+        if config["datasets"][wildcards.dataset]["source"] == "glassbox":
             name = {"reviews": "reviews.jsonl.gz", "items": "metadata.jsonl.gz"}[kind]
             return f"{SHARED}/world/{name}".format(dataset=wildcards.dataset)
-        return entry["paths"][kind]
+        return RAW_FILES[wildcards.dataset][kind]
 
-    return path
+    return paths
 
 
 def release_folder(wildcards):

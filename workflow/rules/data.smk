@@ -40,7 +40,7 @@ rule read_reviews:
     benchmark:
         f"{SHARED}/benchmarks/read_reviews.tsv"
     wildcard_constraints:
-        dataset=sourced("glassbox", "amazon", "yelp", "google"),
+        dataset=sourced("glassbox", *READ),
     conda:
         ENVIRONMENT
     threads: 1
@@ -50,6 +50,7 @@ rule read_reviews:
     params:
         settings=pick("read"),
         source=dataset_key("source"),
+        columns=dataset_key("columns"),
         code=digest("read_reviews"),
     script:
         "../scripts/read_reviews.py"

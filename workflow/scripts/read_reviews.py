@@ -12,5 +12,6 @@ with Job(snakemake) as job:
         job.input.metadata,
         job.output.interactions,
         job.output.item_table,
-        job.settings["read"]["max_malformed"],
+        **job.settings["read"],
+        columns=job.params.columns,
     )

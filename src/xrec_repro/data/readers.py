@@ -1,175 +1,215 @@
-"""Raw reviews and item descriptions of three public collections, read line by line into two Parquet tables.
+"""Raw reviews and item descriptions of public collections and of tables, read line by line into two Parquet tables.
 
-Formats (one JSON object a line, plain or gzip):
+Formats (JSON lines are one object a line, plain or gzip):
 
 - ``amazon``: Amazon reviews 2018 (nijianmo.github.io/amazon), reviews and ``meta_*`` files.
+- ``amazon2023``: Amazon reviews 2023 (amazon-reviews-2023.github.io), likewise.
 - ``yelp``: Yelp Open Dataset, ``…_review.json`` and ``…_business.json``.
 - ``google``: Google Local 2021 (UCSD), ``review-*.json`` and ``meta-*.json``.
+- ``table``: csv, tsv or Parquet with any names of columns; items may stand in the table of reviews.
 
 Every text becomes plain text (`xrec_repro.data.text`): titles and all else of items on one line, reviews with their
-lines. Memory does not grow with the reviews; of the items only the ids are remembered, to drop repeated ones.
+lines. Memory does not grow with the reviews; of the items only the ids are remembered, to drop repeated ones, and all
+of those that stand in a table of reviews.
 """
 
-import gzip
-import json
 import logging
-import math
-import re
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from xrec_repro.contracts import INTERACTIONS, ITEMS
-from xrec_repro.data.text import encodable, one_line, tidy_lines, without_markup
-from xrec_repro.data.times import UNITS, judge_unit, to_seconds
+from xrec_repro.data.formats import SOURCES, Plain, RawFormat, Row, raw_format
+from xrec_repro.data.raw_files import BATCH_ROWS, Line, MalformedLineError, Record
+from xrec_repro.data.times import UNITS, judge_unit
 from xrec_repro.errors import DataError
 from xrec_repro.io import atomic_path, require_file
 from xrec_repro.progress import track
 
 log = logging.getLogger("xrec_repro")
 
-BATCH_ROWS = 8192
 BATCH_BYTES = 32 * 2**20  # of raw lines: a batch of very long reviews is written earlier
-MAX_LINE_BYTES = 16 * 2**20  # a file without line ends must not be read into memory whole
 SHOWN_LINES = 20
-_GZIP = b"\x1f\x8b"
-_BOM = b"\xef\xbb\xbf"
 _JUDGED_LINES = 10_000  # of a file of reviews, for the unit of its times
+# Under its own name each, and all but the first four may be absent.
+OWN_COLUMNS = {
+    name: name for name in ("user", "item", "rating", "text", "time", "title", "description", "categories", "city")
+}
 
-Row = tuple[Any, ...]
-Record = dict[str, Any]
+_COUNTS = ("lines", "kept", "cleaned", "translated", "duplicates", "malformed")
+
 FileReport = dict[str, Any]
-
-
-class MalformedLineError(ValueError):
-    """A raw line that cannot be used; the message says why."""
-
-
-class Plain:
-    """Makes the texts of a line plain, and knows whether one of them had to be cleaned.
-
-    Attributes:
-        cleaned: Whether a text so far held markup, an entity, or a character that cannot be seen or written.
-    """
-
-    def __init__(self) -> None:
-        self.cleaned = False
-
-    def line(self, text: str | None) -> str | None:
-        """Return plain text on one line, None if there is none."""
-        return one_line(self._clean(text)) or None
-
-    def lines(self, text: str | None) -> str | None:
-        """Return plain text with its lines, None if there is none."""
-        return tidy_lines(self._clean(text)) or None
-
-    def _clean(self, text: str | None) -> str:
-        plain = without_markup(text or "")
-        self.cleaned |= plain != (text or "")
-        return plain
-
-
-class RawFormat(NamedTuple):
-    """How one collection writes reviews and items: functions from a JSON object to a row of the contract.
-
-    Attributes:
-        review: Takes `per_second` beside the object and how its text is made plain, if there is a `time`.
-        item: Takes the object and how its text is made plain.
-        time: Key of a review's time where that is a number since 1970.
-        per_second: How many of its units are a second, as the collection was published.
-    """
-
-    review: Callable[..., Row]
-    item: Callable[[Record, Plain], Row]
-    time: str | None = None
-    per_second: int = 1
+Files = str | Path | Sequence[str | Path]
 
 
 def read_raw(
     source: str,
-    reviews: str | Path,
-    items: str | Path,
+    reviews: Files,
+    items: Files,
     out_interactions: str | Path,
     out_items: str | Path,
     max_malformed: float,
+    translated: str = "translation",
+    columns: Mapping[str, str | None] = OWN_COLUMNS,
 ) -> dict[str, FileReport]:
     """Read one collection into an INTERACTIONS and an ITEMS table, both or neither.
 
     Args:
-        source: ``amazon``, ``yelp`` or ``google``.
-        reviews: JSON lines of reviews, plain or gzip (told apart by their first bytes).
-        items: JSON lines of items; of lines with the same id the first is kept.
-        out_interactions: Parquet to write, in the order of the file.
-        out_items: Parquet to write, in the order of the file.
-        max_malformed: Largest accepted share of lines of either file that cannot be read.
+        source: One of `xrec_repro.data.formats.SOURCES`.
+        reviews: File or files of reviews, read in this order (told apart from gzip by their first bytes).
+        items: Likewise of items; of lines with the same id the first is kept. None of them: the items of a table of
+            reviews, each with the first title, description, … that is not empty.
+        out_interactions: Parquet to write, in the order of the files.
+        out_items: Parquet to write, in the order of the files.
+        max_malformed: Largest accepted share of lines of any file that cannot be read.
+        translated: Which part of a review that Google translated is kept: ``translation`` or ``original``.
+        columns: Of a table: what it holds -> the name of its column, None where there is none.
 
     Returns:
         Per file: ``lines`` (not counting blank ones), ``kept``, ``cleaned`` (those of them whose texts held markup,
-        entities, or characters that cannot be seen or written), ``duplicates``, ``malformed`` and
-        ``malformed_lines``, the first of them as ``{"line": number from 1, "why": text}``.
+        entities, or characters that cannot be seen or written), ``translated`` (those that came with a translation),
+        ``duplicates``, ``malformed`` and ``malformed_lines``, the first of them as ``{"line": number from 1, "why":
+        text}``. Of the items of a table of reviews ``kept`` alone.
 
     Raises:
-        DataError: A file is missing, is a damaged gzip, has too many malformed lines, or no usable line.
+        DataError: A file is missing, is damaged, lacks a column, has too many malformed lines, or no usable line.
     """
-    if source not in FORMATS:
-        raise DataError(f"datasets.*.source: {source!r} has no reader; use one of {', '.join(FORMATS)}")
-    form = FORMATS[source]
-    reviews, items = require_file(reviews), require_file(items)
+    if source not in SOURCES:
+        raise DataError(f"datasets.*.source: {source!r} has no reader; use one of {', '.join(SOURCES)}")
+    form = raw_format(source, columns)
+    reviews, items = _files(reviews), _files(items)
+    within = _ItemsWithin(form) if form.items_in_reviews and not items else None
     with atomic_path(out_interactions) as interactions_part, atomic_path(out_items) as items_part:
-        review = partial(form.review, per_second=_unit_of_times(reviews, form)) if form.time else form.review
-        return {
-            str(reviews): _convert(reviews, review, INTERACTIONS, interactions_part, max_malformed),
-            str(items): _convert(items, form.item, ITEMS, items_part, max_malformed, unique=True),
-        }
+        parsers = ((path, form.reviews, _review_parser(path, form, within)) for path in reviews)
+        found = _convert(parsers, INTERACTIONS, interactions_part, max_malformed, translated)
+        if within:
+            return found | {"items in the reviews": {"kept": within.write(items_part)}}
+        parsers = ((path, form.items, form.item) for path in items)
+        return found | _convert(parsers, ITEMS, items_part, max_malformed, unique=True)
+
+
+def _files(given: Files) -> list[Path]:
+    return [require_file(path) for path in ([given] if isinstance(given, str | Path) else given)]
+
+
+class _ItemsWithin:
+    """The items that a table of reviews tells of, in order of appearance."""
+
+    def __init__(self, form: RawFormat) -> None:
+        self._form = form
+        self._known: dict[str, list[str | None]] = {}
+
+    def note(self, item: str, record: Record, plain: Plain) -> None:
+        """Take of a record what is not known of its item yet."""
+        known = self._known.setdefault(item, [None] * (len(ITEMS) - 1))
+        if None in known:
+            told = self._form.item(record, plain)[1:]
+            self._known[item] = [old if old is not None else new for old, new in zip(known, told, strict=True)]
+
+    def write(self, out: Path) -> int:
+        """Write the items under the contract; return how many there are."""
+        with pq.ParquetWriter(out, ITEMS, compression="zstd") as writer:
+            rows = ((item, *known) for item, known in self._known.items())
+            return sum(iter(lambda: _write_batch(writer, list(islice(rows, BATCH_ROWS)), ITEMS), 0))
+
+
+def _review_parser(path: Path, form: RawFormat, within: _ItemsWithin | None) -> Callable[[Record, Plain], Row]:
+    """Return how a review of a file becomes a row."""
+    review = partial(form.review, per_second=_unit_of_times(path, form)) if form.time else form.review
+    if within is None:
+        return review
+
+    def both(record: Record, plain: Plain) -> Row:
+        row = review(record, plain)
+        within.note(row[1], record, plain)
+        return row
+
+    return both
+
+
+def _unit_of_times(path: Path, form: RawFormat) -> int:
+    """Return how many units of a file's times are a second, judged by its first lines."""
+
+    def times() -> Iterator[float]:
+        for line in islice(form.reviews(path), _JUDGED_LINES):
+            with suppress(MalformedLineError):
+                yield form.number(_usable(line), form.time)
+
+    found = judge_unit(times(), form.per_second)
+    if found != form.per_second:
+        log.warning("%s: %r is in %s, not in %s; read so", path, form.time, UNITS[found], UNITS[form.per_second])
+    return found
+
+
+def _usable(line: Line) -> Record:
+    if isinstance(line.record, MalformedLineError):
+        raise line.record
+    return line.record
 
 
 # --- The engine -----------------------------------------------------------------------------------------
 
 
 def _convert(
-    raw: Path,
-    parse: Callable[[Record, Plain], Row],
+    files: Iterable[tuple[Path, Callable[[Path], Iterator[Line]], Callable[[Record, Plain], Row]]],
     schema: pa.Schema,
     out: Path,
     max_malformed: float,
+    translated: str = "translation",
     unique: bool = False,
-) -> FileReport:
-    """Stream one raw file into one Parquet file and report on its lines."""
-    report: FileReport = {"lines": 0, "kept": 0, "cleaned": 0, "duplicates": 0, "malformed": 0, "malformed_lines": []}
-    seen: set[str] = set()
-    with pq.ParquetWriter(out, schema, compression="zstd") as writer, _open_raw(raw) as stream:
+) -> dict[str, FileReport]:
+    """Stream raw files, each with how it is read and parsed, into one Parquet file and report on their lines."""
+    reports: dict[str, FileReport] = {}
+    seen: set[str] | None = set() if unique else None
+    with pq.ParquetWriter(out, schema, compression="zstd") as writer:
         rows: list[Row] = []
         size = 0
-        for number, line in track(_numbered_lines(stream, raw), f"read {raw.name}"):
-            report["lines"] += 1
-            plain = Plain()
-            try:
-                row = parse(_decode(line), plain)
-            except MalformedLineError as error:
-                _note_malformed(report, number, str(error))
-                continue
-            if unique:
-                if row[0] in seen:
-                    report["duplicates"] += 1
+        for path, records, parse in files:
+            report = reports[str(path)] = dict.fromkeys(_COUNTS, 0) | {"malformed_lines": []}
+            for line in track(records(path), f"read {path.name}"):
+                row = _parse(line, parse, report, translated, seen)
+                if row is None:
                     continue
-                seen.add(row[0])
-            report["cleaned"] += plain.cleaned
-            rows.append(row)
-            size += len(line)
-            if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
-                report["kept"] += _write_batch(writer, rows, schema)
-                rows, size = [], 0
-        report["kept"] += _write_batch(writer, rows, schema)
-    _judge(raw, report, max_malformed)
-    return report
+                rows.append(row)
+                size += line.size
+                if len(rows) >= BATCH_ROWS or size >= BATCH_BYTES:
+                    _write_batch(writer, rows, schema)
+                    rows, size = [], 0
+            _judge(path, report, max_malformed)
+        _write_batch(writer, rows, schema)
+    return reports
+
+
+def _parse(
+    line: Line,
+    parse: Callable[[Record, Plain], Row],
+    report: FileReport,
+    translated: str,
+    seen: set[str] | None,
+) -> Row | None:
+    """Count a line and return its row, or None where it gives none."""
+    report["lines"] += 1
+    plain = Plain(translated)
+    try:
+        row = parse(_usable(line), plain)
+    except MalformedLineError as error:
+        _note_malformed(report, line.number, str(error))
+        return None
+    if seen is not None:
+        if row[0] in seen:
+            report["duplicates"] += 1
+            return None
+        seen.add(row[0])
+    report["kept"] += 1
+    report["cleaned"] += plain.cleaned
+    report["translated"] += plain.translated
+    return row
 
 
 def _write_batch(writer: pq.ParquetWriter, rows: list[Row], schema: pa.Schema) -> int:
@@ -177,55 +217,6 @@ def _write_batch(writer: pq.ParquetWriter, rows: list[Row], schema: pa.Schema) -
         columns = [pa.array(column, field.type) for column, field in zip(zip(*rows, strict=True), schema, strict=True)]
         writer.write_batch(pa.record_batch(columns, schema=schema))
     return len(rows)
-
-
-@contextmanager
-def _open_raw(path: Path) -> Iterator[BinaryIO]:
-    """Open a raw file, unpacking it when its first bytes say gzip, whatever its name says."""
-    with path.open("rb") as stream:
-        packed = stream.read(len(_GZIP)) == _GZIP
-        stream.seek(0)
-        if packed:
-            with gzip.open(stream) as unpacked:
-                yield unpacked
-        else:
-            yield stream
-
-
-def _numbered_lines(stream: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the non-blank lines and their numbers from 1; an overlong line is cut just over the limit."""
-    number = 0
-    try:
-        while line := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            rest = line
-            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-                rest = stream.readline(MAX_LINE_BYTES + 1)
-            if number == 1:
-                line = line.removeprefix(_BOM)
-            if not line.isspace() and line:
-                yield number, line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path}: the gzip stream is damaged or ends early after line {number} ({error}); how much is "
-            f"missing is not known, so read.max_malformed cannot allow it: download the file again"
-        ) from error
-
-
-def _decode(line: bytes) -> Record:
-    if len(line) > MAX_LINE_BYTES:
-        raise MalformedLineError(f"longer than {MAX_LINE_BYTES} bytes")
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise MalformedLineError(f"not UTF-8 at byte {error.start}") from error
-    except json.JSONDecodeError as error:
-        raise MalformedLineError(f"not JSON: {error.msg} at column {error.colno}") from error
-    except (ValueError, RecursionError) as error:
-        raise MalformedLineError("not JSON: a number or nesting beyond all measure") from error
-    if not isinstance(record, dict):
-        raise MalformedLineError(f"not a JSON object but {type(record).__name__}")
-    return record
 
 
 def _note_malformed(report: FileReport, number: int, why: str) -> None:
@@ -246,168 +237,9 @@ def _judge(path: Path, report: FileReport, max_malformed: float) -> None:
         if share > max_malformed:
             raise DataError(f"{found}; mend the file or raise read.max_malformed (now {max_malformed:g})")
         log.warning("%s; skipped lines: %s", found, [entry["line"] for entry in report["malformed_lines"]])
-    if not report["kept"]:
+    if not report["kept"] and not report["duplicates"]:
         raise DataError(f"{path}: no usable line; check that the path is right and matches the data set's source")
     log.info(
         "%s: kept %d of %d lines, %d of them cleaned of markup, entities and the like",
         *(path, report["kept"], report["lines"], report["cleaned"]),
     )
-
-
-# --- Fields ---------------------------------------------------------------------------------------------
-
-
-def _required(record: Record, key: str) -> Any:
-    if key not in record:
-        raise MalformedLineError(f"{key!r} is missing")
-    return record[key]
-
-
-def _string(value: Any, key: str) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str):
-        raise MalformedLineError(f"{key!r} is {type(value).__name__}, not text")
-    return value
-
-
-def _identifier(record: Record, key: str) -> str:
-    value = _string(_required(record, key), key)
-    if not value or value.isspace():
-        raise MalformedLineError(f"{key!r} is empty")
-    # In a text U+FFFD can stand for it; ids would no longer differ.
-    if encodable(value) != value:
-        raise MalformedLineError(f"{key!r} holds half a surrogate pair")
-    return value
-
-
-def _text(record: Record, key: str) -> str | None:
-    return _string(record.get(key), key)
-
-
-def _number(record: Record, key: str) -> float:
-    value = _required(record, key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise MalformedLineError(f"{key!r} is {type(value).__name__}, not a number")
-    if not math.isfinite(value) or abs(value) >= 2**53:
-        raise MalformedLineError(f"{key!r} is {value!r}, out of range"[:80])
-    return value
-
-
-def _seconds(record: Record, key: str, per_second: int) -> int:
-    time = _number(record, key)
-    try:
-        return to_seconds(time, per_second)
-    except ValueError as error:
-        raise MalformedLineError(f"{key!r} is {error}") from error
-
-
-def _unit_of_times(path: Path, form: RawFormat) -> int:
-    """Return how many units of a file's times are a second, judged by its first lines."""
-
-    def times() -> Iterator[float]:
-        with _open_raw(path) as stream:
-            for _, line in islice(_numbered_lines(stream, path), _JUDGED_LINES):
-                with suppress(MalformedLineError):
-                    yield _number(_decode(line), form.time)
-
-    found = judge_unit(times(), form.per_second)
-    if found != form.per_second:
-        log.warning("%s: %r is in %s, not in %s; read so", path, form.time, UNITS[found], UNITS[form.per_second])
-    return found
-
-
-def _iso_seconds(record: Record, key: str) -> int:
-    value = _identifier(record, key)
-    try:
-        moment = datetime.fromisoformat(value)
-    except ValueError as error:
-        raise MalformedLineError(f"{key!r} is no date: {value[:40]!r}") from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
-
-
-def _strings(record: Record, key: str) -> list[str]:
-    """Return a field that is a list of strings in most lines, one string or nothing in others."""
-    value = record.get(key)
-    if not isinstance(value, list):
-        value = [value]
-    return [text for entry in value if (text := _string(entry, key))]
-
-
-def _joined(names: Iterable[str | None]) -> str | None:
-    return ", ".join(filter(None, names)) or None
-
-
-# --- Formats --------------------------------------------------------------------------------------------
-
-
-def _amazon_review(record: Record, plain: Plain, per_second: int) -> Row:
-    return (
-        _identifier(record, "reviewerID"),
-        _identifier(record, "asin"),
-        _number(record, "overall"),
-        _seconds(record, "unixReviewTime", per_second),
-        plain.lines(_text(record, "reviewText")),  # absent where a customer gave stars only
-    )
-
-
-def _amazon_item(record: Record, plain: Plain) -> Row:
-    title = plain.line(_text(record, "title"))
-    if title and "getTime" in title:
-        # Some titles are a page script that the crawler took; the collection's notes drop them by this word.
-        title = None
-    description = " ".join(filter(None, map(plain.line, _strings(record, "description")))) or None
-    categories = _joined(map(plain.line, _strings(record, "category")))
-    return _identifier(record, "asin"), title, description, categories, None
-
-
-def _yelp_review(record: Record, plain: Plain) -> Row:
-    return (
-        _identifier(record, "user_id"),
-        _identifier(record, "business_id"),
-        _number(record, "stars"),
-        _iso_seconds(record, "date"),
-        plain.lines(_text(record, "text")),
-    )
-
-
-def _yelp_item(record: Record, plain: Plain) -> Row:
-    # One comma-separated string in the present edition, a list in early ones.
-    entries = filter(None, map(plain.line, _strings(record, "categories")))
-    categories = _joined(name.strip() for entry in entries for name in entry.split(","))
-    name, city = plain.line(_text(record, "name")), plain.line(_text(record, "city"))
-    return _identifier(record, "business_id"), name, None, categories, city
-
-
-def _google_review(record: Record, plain: Plain, per_second: int) -> Row:
-    return (
-        _identifier(record, "user_id"),
-        _identifier(record, "gmap_id"),
-        _number(record, "rating"),
-        _seconds(record, "time", per_second),
-        plain.lines(_text(record, "text")),
-    )
-
-
-# "Corner Pharmacy, 12 N Second St, Cochran, GA 31014": names may hold commas, so it is read from the end.
-_US_ADDRESS = re.compile(
-    r",\s*(?P<city>[^,\d\s][^,]*?)\s*,\s*[A-Z]{2}(?:\s+\d{5}(?:-\d{4})?)?(?:,\s*(?:USA|United States))?\s*$"
-)
-
-
-def _google_item(record: Record, plain: Plain) -> Row:
-    address = _US_ADDRESS.search(plain.line(_text(record, "address")) or "")
-    return (
-        _identifier(record, "gmap_id"),
-        plain.line(_text(record, "name")),
-        plain.line(_text(record, "description")),
-        _joined(map(plain.line, _strings(record, "category"))),
-        address["city"] if address else None,
-    )
-
-
-FORMATS = {
-    "amazon": RawFormat(_amazon_review, _amazon_item, "unixReviewTime"),
-    "yelp": RawFormat(_yelp_review, _yelp_item),
-    "google": RawFormat(_google_review, _google_item, "time", 1000),
-}

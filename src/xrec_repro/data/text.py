@@ -58,6 +58,8 @@ _UNSEEN = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
     r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
 )
+_TRANSLATION = re.compile(r"\(\s*Translated by Google\s*\)", re.IGNORECASE)
+_ORIGINAL = re.compile(r"\(\s*Original\s*\)", re.IGNORECASE)
 _DEEPEST = 50  # markup within markup; what goes deeper was made to waste time
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -95,6 +97,21 @@ def without_markup(text: str) -> str:
         if text == before:
             break
     return text
+
+
+def in_one_language(text: str, keep: str) -> str:
+    """Return one part of a text that Google shows with its translation, without the marks; any other as it is.
+
+    Args:
+        text: ``(Translated by Google) … (Original) …``, or ``… (Translated by Google) …``, the original first.
+        keep: ``translation`` or ``original``; where it is empty the other takes its place.
+    """
+    before, *after = _TRANSLATION.split(text)
+    if not after:
+        return text
+    translation, *original = _ORIGINAL.split(" ".join(after))
+    parts = {"translation": translation.strip(), "original": (" ".join(original) if original else before).strip()}
+    return parts[keep] or parts["translation"] or parts["original"]
 
 
 def one_line(text: str) -> str:

@@ -171,8 +171,10 @@ def _train(
 ) -> list[float]:
     steps = _steps(documents, settings)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01, fused=True)
+    # With a warm-up of one step, which has no length, the schedule divides by zero.
+    warm_up = min(0.1, 100 / len(steps)) if len(steps) != 10 else 0.0
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings["learning_rate"], total_steps=len(steps), pct_start=min(0.1, 100 / len(steps))
+        optimizer, settings["learning_rate"], total_steps=len(steps), pct_start=warm_up
     )
     state = Checkpoint(checkpoint, identity, dict(model.named_parameters()), optimizer)
     progress = {"done": 0, "totals": [[0.0, 0] for _ in range(settings["epochs"])], "schedule": schedule.state_dict()}

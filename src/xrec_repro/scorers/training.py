@@ -105,7 +105,9 @@ def fit(
     parameters = [parameter for module in modules for parameter in module.parameters()]
     steps, rate = settings["steps"], settings["learning_rate"]
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
+    # With a warm-up of one step, which has no length, the schedule divides by zero.
+    warm_up = 0.1 if steps != 10 else 0.0
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=warm_up)
     identity = digest_json([fingerprint, what, dict(settings), list(lengths)])
     state = Checkpoint(_checkpoint(folder), identity, {str(i): p for i, p in enumerate(parameters)}, optimizer)
     progress: dict[str, Any] = {"losses": []}
