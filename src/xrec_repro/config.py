@@ -154,6 +154,8 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
     chat = chosen["profiles"]["chat"]
     if "chat" in (chosen["profiles"]["backend"], chosen["profiles"]["references"]) and not chat["model"]:
         raise ConfigError(f"{place}: profiles.chat.model must be set for the chat backend")
+    if chat["base_url"] is None and chat["revision"] and not re.fullmatch("[0-9a-f]{40}", chat["revision"]):
+        raise ConfigError(f"{place}: profiles.chat.revision: {chat['revision']!r} is no commit; give its 40 digits")
     written = source in ("glassbox", "release")
     if chosen["profiles"]["references"] == "published" and not written:
         raise ConfigError(f"{place}: profiles.references: {source} has no published texts; use chat or extractive")

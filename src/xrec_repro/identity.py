@@ -8,6 +8,7 @@ import ast
 import hashlib
 import json
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -78,7 +79,17 @@ def _read(path: Path) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = tuple(name for node in ast.walk(tree) for name in _imported_names(node))
     patterns = literal(tree, _DATA, ())
-    return hashlib.sha256(ast.dump(_Silent().visit(tree)).encode()).digest(), names, patterns
+    return hashlib.sha256(_shown(_Silent().visit(tree)).encode()).digest(), names, patterns
+
+
+def _shown(node: Any) -> str:
+    """Write a syntax tree the same in all versions of Python: what is empty, or new and empty, is left out."""
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 began with empty strings behind what is formatted
+        node = ast.JoinedStr([part for part in node.values if getattr(part, "value", None) != ""])
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return f"{type(node).__name__}({','.join(f'{name}={_shown(value)}' for name, value in fields)})"
+    return f"[{','.join(map(_shown, node))}]" if isinstance(node, list) else repr(node)
 
 
 def literal(tree: ast.Module, name: str, default: Any) -> Any:
@@ -175,7 +186,11 @@ def _keep_note(note: Path, content: Mapping[str, Any]) -> None:
 
 def digest_cache() -> Path:
     """Return the folder in which digests of large files are remembered (``$XDG_CACHE_HOME/xrec-repro/digests``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xrec-repro/digests"
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError:  # a user without a home, as in some containers
+        base = Path(tempfile.gettempdir()) / f"cache-{os.getuid()}"
+    return base / "xrec-repro/digests"
 
 
 def _looks(path: Path) -> dict[str, Any]:
@@ -260,12 +275,13 @@ def _float32(settings: Settings, section: Settings) -> bool:
 
 
 def _named_server(settings: Settings, section: Settings) -> bool:
-    return section.get("revision") is not None
+    return None not in (section.get("revision"), section.get("base_url"))
 
 
 # The settings that change nothing, and where. A rule does not rerun and a checkpoint goes on when one of them is
 # edited. `*` stands for any name. tests/unit/test_neutral.py proves each: byte for byte, or (those of `ROUNDING`) up to
-# the rounding of float32 sums, which in 16-bit formats is no longer small.
+# the rounding of float32 sums, which in 16-bit formats is no longer small. Of texts that leaves near ties: two tokens
+# whose chances agree to six digits.
 NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
     "generation.batch_size": _float32_llm,
     "tuning.checkpoint_every": _always,
@@ -278,11 +294,14 @@ NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
     "metrics.gptscore.request_attempts": _always,
     "metrics.gptscore.concurrency": _always,
     "metrics.gptscore.cache": _always,
+    "profiles.chat.base_url": _named_server,
     "profiles.chat.api_key_env": _always,
     "profiles.chat.timeout_s": _always,
     "profiles.chat.concurrency": _always,
 }
-ROUNDING = frozenset({"tuning.micro_batch_size", "tuning.activation_checkpointing", "metrics.*.batch_size"})
+ROUNDING = frozenset(
+    {"generation.batch_size", "tuning.micro_batch_size", "tuning.activation_checkpointing", "metrics.*.batch_size"}
+)
 # What each source of a language model reads of the section `llm`.
 _LLM_READS = {
     "hub": ("source", "repo", "revision", "dtype", "attention", "quantisation"),

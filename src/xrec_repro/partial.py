@@ -64,9 +64,12 @@ class Partial:
         # Not splitlines: texts may hold other ends of lines, which JSON leaves as they are.
         for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 break
+            if not isinstance(row, dict):
+                break
+            rows.append(row)
         if not rows or rows[0].get("fingerprint") != self._identity:
             log.warning("%s: %s; starting anew", self.path, OTHER)
             return []

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,10 +156,34 @@ def _as_made(path: Path) -> tuple[str | None, str | None]:
     """
     for file in (path.with_name("provenance.json"), *sorted(path.parent.glob("*.provenance.json"))):
         record = read_json(file) if file.is_file() else {}
-        for entry in record.get("outputs", {}).values():
-            if Path(entry["path"]).name == path.name:
-                return record["rule"], entry["sha256"]
+        outputs = record.get("outputs") if isinstance(record, dict) and "rule" in record else None
+        for entry in outputs.values() if isinstance(outputs, dict) else ():  # else a stranger's file of that name
+            if isinstance(entry, dict) and Path(entry.get("path", "")).name == path.name:
+                return record["rule"], entry.get("sha256")
     return None, None
+
+
+def require_one_kind(records: Sequence[Path]) -> None:
+    """Check that the parts of a whole were made on one kind of device, with one version of `RESUMED_WITH`.
+
+    Args:
+        records: The provenance of each part.
+
+    Raises:
+        DataError: Two differ: such parts would not have been one job's, either.
+    """
+    kinds: dict[tuple[str | None, ...], Path] = {}
+    for path in records:
+        record = read_json(path)
+        installed = (record["packages"].get(name) for name in RESUMED_WITH)
+        kinds.setdefault((record["machine"]["device"]["kind"], *installed), path)
+    if len(kinds) > 1:
+        (one, first), (other, second) = list(kinds.items())[:2]
+        shown = [", ".join(map(str, kind)) for kind in (one, other)]
+        raise DataError(
+            f"{second}: made with {shown[1]}, but {first} with {shown[0]} (device, {', '.join(RESUMED_WITH)}); "
+            "make all parts anew in one way"
+        )
 
 
 def _git_state() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.adapter import MoEAdapter
 from xrec_repro.explainer.bundle import load_adapter, save_adapter
-from xrec_repro.explainer.llm import add_reserved_tokens, reserved_rows
+from xrec_repro.explainer.llm import add_reserved_tokens, load_llm, reserved_rows
 
 
 def random_adapter(experts=4):
@@ -102,6 +102,14 @@ def test_an_adapter_of_another_model_is_refused(tmp_path, explainer, language_mo
         load_adapter(tmp_path, other)
     other.identity = "a" * 64
     load_adapter(tmp_path, other)
+
+
+def test_a_folder_does_not_pass_for_a_pinned_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "owner/name").mkdir(parents=True)
+    settings = {"source": "hub", "repo": "owner/name", "revision": "a" * 40, "quantisation": "none"}
+    with pytest.raises(ModelError, match="llm.repo: owner/name is a folder here; set llm.source to local"):
+        load_llm(settings, None, "cpu")
 
 
 def test_a_truncated_or_missing_adapter_is_refused(tmp_path, explainer, language_model):

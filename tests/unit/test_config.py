@@ -311,6 +311,16 @@ def test_overrides_of_one_data_set_reach_that_one_alone(config, schema):
         check_config(wrong, schema)
 
 
+def test_a_chat_model_that_runs_here_is_pinned_by_a_commit(config, schema):
+    chat = {"base_url": None, "model": "owner/name", "revision": "main"}
+    change = {"defaults": {"profiles": {"backend": "chat", "chat": chat}}}
+    with pytest.raises(ConfigError, match="profiles.chat.revision: 'main' is no commit; give its 40 digits"):
+        check_config(merge(config, change), schema)
+    check_config(merge(merge(config, change), {"defaults": {"profiles": {"chat": {"revision": "a" * 40}}}}), schema)
+    served = {"base_url": "http://127.0.0.1:1/v1"}  # what a server serves has whatever name its user gives it
+    check_config(merge(merge(config, change), {"defaults": {"profiles": {"chat": served}}}), schema)
+
+
 def own_data(config, **entry):
     """Return the configuration with a table of the user's own and nothing else to run."""
     config = changed(config, "run.experiments", ["mine/xrec"])

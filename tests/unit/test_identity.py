@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xrec_repro import identity
-from xrec_repro.errors import ModelError
+from xrec_repro.errors import DataError, ModelError
 from xrec_repro.identity import (
     Told,
     code_digest,
@@ -23,7 +23,8 @@ from xrec_repro.identity import (
     significant,
     versions,
 )
-from xrec_repro.provenance import JobRecord
+from xrec_repro.partial import Partial
+from xrec_repro.provenance import JobRecord, require_one_kind
 
 
 def test_digest_json_ignores_key_order():
@@ -104,6 +105,13 @@ def test_what_decides_is_part_of_the_code(package, file, old, new):
     before = digest()
     (root / file).write_text((root / file).read_text().replace(old, new))
     assert digest() != before
+
+
+def test_the_digest_of_code_is_the_same_in_all_versions_of_python(tmp_path):
+    """``ast.dump`` differs between 3.11, 3.12 and 3.13; whoever runs this with another than 3.11 sees the same digest."""
+    source = "def f(a: int, *b, c=1, **d) -> str:\n    return f'{a!r:>{c}}' + [x async for x in b if x][0]\n"
+    (tmp_path / "script.py").write_text(source + "class C(Exception):\n    x: int = 0\n    def g(self): ...\n")
+    assert code_digest(str(tmp_path / "script.py")) == "9001d6caf0360771"
 
 
 def test_a_further_file_of_the_package_data_counts(package):
@@ -188,6 +196,15 @@ def test_a_broken_memory_and_a_home_that_cannot_be_written_cost_time_alone(large
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert sha256_file(path) == digest
     assert len(hashed) == 3
+
+
+def test_a_user_without_a_home_costs_time_alone(large, monkeypatch):
+    path, hashed = large
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "expanduser", lambda self: (_ for _ in ()).throw(RuntimeError("no home")))
+    monkeypatch.setattr(identity.tempfile, "gettempdir", lambda: str(path.parent))
+    assert sha256_file(path) == sha256_file(path)
+    assert hashed == [path]
 
 
 def model(folder: Path, weights: bytes = b"w") -> Path:
@@ -278,6 +295,41 @@ def test_a_fingerprint_follows_all_that_decides(tmp_path, monkeypatch):
     (weights / "model.safetensors").write_bytes(b"v")
     others.append(fingerprint())
     assert len({base, *others}) == len(others) + 1
+
+
+def made_on(folder: Path, kind: str, torch: str = "2.13.0") -> Path:
+    folder.mkdir()
+    record = {"machine": {"device": {"kind": kind}}, "packages": {"torch": torch, "transformers": "4.57.6"}}
+    (folder / "provenance.json").write_text(json.dumps(record))
+    return folder / "provenance.json"
+
+
+def test_parts_that_were_made_in_two_ways_are_no_whole(tmp_path):
+    one, same = made_on(tmp_path / "a", "cpu"), made_on(tmp_path / "b", "cpu")
+    require_one_kind([one, same])
+    for other in (made_on(tmp_path / "c", "cuda"), made_on(tmp_path / "d", "cpu", "2.14.1")):
+        with pytest.raises(DataError, match=rf"{other.parent.name}/provenance.json: made with .*{one}"):
+            require_one_kind([one, same, other])
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", '{"outputs": ["x"]}', '{"rule": "r", "outputs": {"a": "x"}}', '{"rule": "r"}']
+)
+def test_a_strangers_provenance_beside_an_input_is_passed_over(tmp_path, content):
+    (tmp_path / "x").write_text("data")
+    (tmp_path / "provenance.json").write_text(content)
+    JobRecord("rule", {}, {"x": tmp_path / "x"}, None, "c").check_inputs()
+
+
+@pytest.mark.parametrize("rest", ["[1]", "5", "null", '"text"'])
+def test_what_is_no_row_ends_a_partial_file(tmp_path, rest):
+    with Partial(tmp_path / "p", "id") as kept:
+        kept.add([{"n": 1}])
+    with (tmp_path / "p").open("a") as stream:
+        stream.write(f"{rest}\n{json.dumps({'n': 2})}\n")
+    assert Partial(tmp_path / "p", "id").rows == [{"n": 1}]
+    (tmp_path / "p").write_text(f"{rest}\n")
+    assert Partial(tmp_path / "p", "id").rows == []
 
 
 # --- Libraries ----------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ GPTSCORE = {
     "api_key_env": "NO_KEY_HERE", "timeout_s": 9.0, "request_attempts": 2, "concurrency": 3, "cache": None,
 }  # fmt: skip
 CHAT = {
-    "model": "m", "revision": None, "temperature": 0.0, "max_new_tokens": 60, "attempts": 2,
+    "model": "m", "revision": "r1", "temperature": 0.0, "max_new_tokens": 60, "attempts": 2,
     "api_key_env": "NO_KEY_HERE", "timeout_s": 9.0, "concurrency": 3,
 }  # fmt: skip
 OTHER = {
@@ -42,6 +42,7 @@ OTHER = {
     "metrics.gptscore.request_attempts": (1,),
     "metrics.gptscore.concurrency": (1,),
     "metrics.gptscore.cache": ("cache",),
+    "profiles.chat.base_url": (None,),  # another server
     "profiles.chat.api_key_env": ("ANOTHER_KEY",),
     "profiles.chat.timeout_s": (5.0,),
     "profiles.chat.concurrency": (1,),
@@ -144,6 +145,7 @@ def test_served_scores(servers, tmp_path, monkeypatch, key, value):
 
 @pytest.mark.parametrize(("key", "value"), cases("profiles.chat."))
 def test_written_texts(servers, tmp_path, key, value):
+    value = servers[1].url if key == "base_url" else value
     want, found = (
         ChatBackend({**CHAT, "base_url": servers[0].url} | change, "business", tmp_path / name, 50).references(
             [ReviewText(text) for text in TEXTS[:9]]

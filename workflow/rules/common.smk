@@ -179,11 +179,17 @@ def raw_file(kind):
 
 
 def release_folder(wildcards):
-    """Return the folder of a release: fetched and checked where it has a name in the manifest, else as configured."""
+    """Return the folder of a release: fetched and checked where it has a name in the manifest, else the user's own."""
     entry = config["datasets"][wildcards.dataset]
-    return (
-        f"{config['run']['results']}/downloads/{entry['download']}" if entry["download"] else entry["paths"]["folder"]
-    )
+    if entry["download"]:
+        return {"folder": f"{config['run']['results']}/downloads/{entry['download']}"}
+    return own_files(release_places(wildcards))
+
+
+def release_places(wildcards):
+    """Return the folder of a release of the user's own: a file in it may change where the folder's time does not."""
+    entry = config["datasets"][wildcards.dataset]
+    return when(not entry["download"], folder=entry["paths"].get("folder"))
 
 
 def release_copies(wildcards):

@@ -83,7 +83,7 @@ rule fetch_release:
 
 rule import_release:
     input:
-        folder=release_folder,
+        unpack(release_folder),
     output:
         interactions=f"{SHARED}/raw/interactions.parquet",
         item_table=f"{SHARED}/raw/items.parquet",
@@ -104,6 +104,7 @@ rule import_release:
         runtime=scaled(20),
     params:
         settings={},
+        release=own_digests(release_places),
         code=digest("import_release"),
     script:
         "../scripts/import_release.py"

@@ -3,8 +3,10 @@
 from xrec_repro.explainer.examples import load_examples
 from xrec_repro.explainer.gather import gather_explanations
 from xrec_repro.job import Job
+from xrec_repro.provenance import require_one_kind
 
 with Job(snakemake) as job:
+    require_one_kind(job.input.records)
     files = vars(job.input)
     examples = load_examples(
         files["texts"], files["references"], files.get("user_profiles"), files.get("item_profiles")

@@ -66,6 +66,8 @@ def load_llm(settings: dict[str, Any], folder: str | Path | None, device: str) -
 
     if settings["source"] == "hub":
         where, options = settings["repo"], {"revision": settings["revision"]}
+        if Path(where).is_dir():  # transformers would take it, whatever the revision
+            raise ModelError(f"llm.repo: {where} is a folder here; set llm.source to local and llm.path, or move it")
         name = identity = f"{where}@{settings['revision']}"
     else:
         where, options = Path(folder or settings["path"]).expanduser(), {}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.identity import significant
+from xrec_repro.identity import significant, versions
 
 Summary = dict[str, dict[str, Any]]
 
@@ -84,6 +84,10 @@ class Metric(ABC):
                 shown = facts.pop(entry.name, getattr(self, entry.name))
                 parts[self.labels.get(entry.name, entry.name)] = shown
         parts |= facts
+        if given.get("dtype", "float32") != "float32":  # rounding is no longer small, and differs between devices
+            from xrec_repro.metrics._models import torch_device
+
+            parts |= {"on": torch_device(self.device).type, "torch": versions("torch")["torch"]}
         return "|".join([self.name, *(f"{key}:{_shown(value)}" for key, value in parts.items())])
 
     def facts(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,15 +128,26 @@ class ChatBackend:
         keys = [answer_key(self._settings, question, self._seed) for question in questions]
         jobs: dict[str, _Job] = {}
         for index, (key, question) in enumerate(zip(keys, questions, strict=True)):
-            if answer := self._cache.get(key):
-                self._answering.note(answer)
+            job = _Job(kind, index, key, question)
+            if self._kept(job):
+                self._answering.note(self._cache.get(key))
                 self.counts["cached"] += 1
             else:
-                jobs.setdefault(key, _Job(kind, index, key, question))
+                jobs.setdefault(key, job)
         if jobs:
             self._ask(kind, list(jobs.values()))
         log.info("%s texts: %d; so far %s", LABELS[kind], len(keys), dict(self.counts))
-        return [self._cache.get(key).text for key in keys]
+        asked = enumerate(zip(keys, questions, strict=True))
+        return [self._kept(_Job(kind, index, key, question)) for index, (key, question) in asked]
+
+    def _kept(self, job: _Job) -> str:
+        """Return the text in an answer of the cache, "" where there is none that can be used.
+
+        The cache holds what the model said: what is read in it may be read better tomorrow, without asking again.
+        """
+        answer = self._cache.get(job.key)
+        text = read_answer(job.kind, answer, self._max_words, job.question)[0] if answer else ""
+        return " ".join(text.split()[: self._max_words])
 
     def _ask(self, kind: str, jobs: list[_Job]) -> None:
         model = self._model()
@@ -182,7 +192,7 @@ class ChatBackend:
             counts["asked"] += 1
             text, problem = read_answer(job.kind, completion, self._max_words, job.question)
             if text and not problem:
-                self._cache.add(job.key, replace(completion, text=text, truncated=False))
+                self._cache.add(job.key, completion)
                 return counts
             counts["over_long" if text else "unusable"] += 1
             if over_long:
@@ -196,8 +206,7 @@ class ChatBackend:
                 f"or raise profiles.chat.attempts or max_new_tokens (answers so far: {self._cache.folder})"
             )
         counts["cut"] += 1
-        cut = " ".join(over_long.split()[: self._max_words])
-        self._cache.add(job.key, replace(long_one, text=cut, truncated=False))
+        self._cache.add(job.key, long_one)
         return counts
 
 

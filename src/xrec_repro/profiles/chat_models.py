@@ -225,10 +225,11 @@ class LocalModel:
         from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from xrec_repro.metrics._models import local_folder, shown_model
+        from xrec_repro.metrics._models import local_folder, require_revision, shown_model
 
         self._settings, self._seed = settings, seed
         name, revision = settings["model"], settings["revision"]
+        require_revision(name, revision, local_folder(name, "profiles.chat"), "profiles.chat")
         self._device = pick_device(device)
         try:
             model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=DTYPE)
