@@ -42,6 +42,7 @@ UNTRIED = {
     "llama-server": "somebody else's server",
     "ollama": "somebody else's server",
     "transformers": "tests/e2e/test_transformers_serve.py starts it",
+    "snakemake --cores 2 --configfile data/mine.yaml -- all": "tests/dag/test_own_data.py runs it on the page's blocks",
     "snakemake --profile profiles/pbs all": "a profile that a reader writes",
     "snakemake --unlock": "unlocks",
     "snakemake --profile slurm --unlock": "unlocks",
