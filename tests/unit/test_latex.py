@@ -30,6 +30,7 @@ def entries(label: str = "XRec w/o prof. & inj.") -> list[dict]:
         "slurm_seconds": 4e4,
         "energy_kwh": 9.5,
         "power_kw": 1,
+        "share": 0.5,
     }
     attempt |= {"kg_co2": 12.5, "reason": HARD}
     done = [attempt | {"outcome": "failed"}, attempt]  # so that the table has all its columns
