@@ -15,6 +15,7 @@ T = TypeVar("T")
 # The metrics whose scoring `scatter.judging` cuts into shards: an LLM reads every pair. The others take minutes for a
 # whole test set, or (USR, Distinct, weights by document frequency) need all of it at once.
 JUDGES = ("gptscore", "llamascore")
+SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}  # what a run trains for a metric
 
 
 @dataclass(frozen=True)

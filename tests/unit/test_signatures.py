@@ -172,7 +172,8 @@ def test_a_neutral_argument_is_not_in_the_signature(name, field):
 
 @pytest.mark.parametrize("name", metric_names())
 def test_nothing_is_neutral_but_what_is_known_to_be(name):
-    assert metric_class(name).neutral == {"device"} | NEUTRAL.get(name, set())
+    assert metric_class(name).neutral == {"device"} | ({"base_url"} & NEUTRAL.get(name, set()))
+    assert metric_class(name).neutral | identical(name) >= NEUTRAL.get(name, set())
     assert identical(name) <= {"batch_size"} | NEUTRAL.get(name, set())
 
 

@@ -23,7 +23,7 @@ from xrec_repro.config import (
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
-from xrec_repro.shards import JUDGES, shard_names
+from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
 ENVIRONMENT = str(WORKFLOW / "envs/xrec-repro.yaml")
@@ -66,7 +66,6 @@ GPUS = gpus_of_a_job(config["compute"])
 # device and threads decide in which order a model's sums are added, and so their last bits. What is trained on the CPU
 # whatever the device has the threads alone.
 THREADS = {"threads": config["compute"]["threads"]}
-SCRATCH_SCORERS = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}
 BUNDLED = ("minilm",)  # names of models that a package carries
 # What tables, figures and reports read of the folder resources.
 TABLE1, TABLE2 = (

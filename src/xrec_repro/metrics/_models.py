@@ -14,9 +14,9 @@ from torch import nn
 from xrec_repro.device import pick_device
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.identity import model_digest, sha256_file
+from xrec_repro.shards import SCRATCH_SCORERS
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_SCRATCH = {"bartscore": "bart", "bleurt": "bleurt", "llamascore": "judge"}  # metric -> scorer that a run trains for it
 # What transformers raises for a path, a file or a download that is not what it should be; TypeError: no vocabulary.
 _LOADING_ERRORS = (
     OSError,
@@ -56,7 +56,7 @@ def require_revision(model: str, revision: str | None, folder: Path | None, key:
         ConfigError: It is not so; names ``<key>.revision``, or ``<key>.model`` where that is ``scratch``.
     """
     if folder is None and model == "scratch":
-        kind = _SCRATCH.get(key.rpartition(".")[2])
+        kind = SCRATCH_SCORERS.get(key.rpartition(".")[2])
         where = f"it lies in results/<run>/scorers/{kind}/model" if kind else "this metric has none"
         raise ConfigError(
             f"{key}.model: 'scratch' is a model that a run trains for itself, and {where}; outside a run set "

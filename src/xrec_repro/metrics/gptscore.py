@@ -51,14 +51,7 @@ class GptScore(Metric):
 
     name: ClassVar[str] = "gptscore"
     may_miss: ClassVar[bool] = True
-    neutral: ClassVar[frozenset[str]] = Metric.neutral | {
-        "base_url",
-        "api_key_env",
-        "timeout_s",
-        "request_attempts",
-        "concurrency",
-        "cache",
-    }
+    neutral: ClassVar[frozenset[str]] = Metric.neutral | {"base_url"}  # the rest: `xrec_repro.identity.NEUTRAL`
 
     base_url: str = field(repr=False)  # may hold a password
     model: str
