@@ -1,5 +1,7 @@
 """Profiles and references of a whole core: complete, without leaks, and counted."""
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,13 @@ def _core(folder: Path, edges=EDGES, prefix: str = "") -> tuple[Path, Path, Path
     write_table(paths[2], [{"user": u, "item": i, "split": s} for u, i, s, _ in edges], GRAPH)
     write_table(paths[3], pairs, TEXTS)
     return paths
+
+
+def _phrases(profile: str) -> list[str]:
+    """Return the phrases that an extractive profile lists; none where it says that nothing is known."""
+    found = re.search("who enjoy (.*) would like|books that offer (.*)[.]", profile)
+    listed = (found[1] or found[2]) if found else "books of this kind"
+    return [] if listed == "books of this kind" else re.split(", | and ", listed)
 
 
 def _released(path: Path, rows: list[tuple]) -> Path:
@@ -231,7 +240,11 @@ def test_measure_how_much_demo_profiles_name(root, tmp_path):
         named = [find_aspects(profile) for profile in profiles]
         means[kind] = sum(len(n & t) for n, t in zip(named, true, strict=True)) / len(true)
         wrong = sum(len(n - t) for n, t in zip(named, true, strict=True)) / len(true)
-        print(f"\n{kind} profiles name {means[kind]:.2f} of 5 true aspects and {wrong:.2f} others", end="")
+        phrases = [phrase for profile in profiles for phrase in _phrases(profile)]
+        empty = [phrase for phrase in phrases if not find_aspects(phrase)]
+        print(f"\n{kind} profiles name {means[kind]:.2f} of 5 true aspects and {wrong:.2f} others; ", end="")
+        print(f"{len(empty)} of {len(phrases)} phrases name none: {Counter(empty).most_common(5)}", end="")
+        assert len(empty) < 0.02 * len(phrases)
     assert report["cold_users"] == 0
     assert 1.5 < means["user"] < 3
     assert 1.8 < means["item"] <= 2

@@ -90,6 +90,23 @@ def test_user_profiles_join_item_profiles_and_reviews():
     assert "dry humour" in texts[2]
 
 
+def test_an_item_is_what_its_readers_speak_of():
+    books = [_book("Ingenious spellcraft and translated by hand."), _book("Translated, with ingenious spellcraft.")]
+    plain, said = (
+        ExtractiveBackend("book", 50, reviews).item_profiles(books)[0]
+        for reviews in ((), ["Ingenious spellcraft!", "Such ingenious spellcraft."])
+    )
+    assert "translated" in plain
+    assert said == "Readers who enjoy ingenious spellcraft would like this book."
+
+
+def test_a_user_enjoys_what_describes_items():
+    profile = "Readers who enjoy dry humour would like this book."
+    users = [UserText((UserEntry("A", profile, "The author returns with dry humour, quot.", 5.0),))] * 2
+    expected = "This user tends to enjoy books that offer dry humour."
+    assert ExtractiveBackend("book", 50).user_profiles(users) == [expected] * 2
+
+
 def test_references_speak_of_the_domain():
     reviews = [ReviewText("Oat lattes here."), ReviewText("Oat lattes there.")]
     book, business = (ExtractiveBackend(domain, 50).references(reviews)[0] for domain in ("book", "business"))

@@ -271,7 +271,8 @@ def _published(context: _Context) -> PublishedTexts:
 
 
 def _extractive(context: _Context) -> ExtractiveBackend:
-    return ExtractiveBackend(context.domain, context.settings["max_words"])
+    reviews = [text for text in _text_array(context.history["review"]) if text]
+    return ExtractiveBackend(context.domain, context.settings["max_words"], reviews)
 
 
 def _chat(context: _Context) -> ProfileBackend:

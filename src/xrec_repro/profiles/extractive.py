@@ -4,6 +4,9 @@ Phrases are found in two steps. A run of two or three words is a collocation if 
 documents that have its rarest word; each clause is then cut, from the left, into the longest collocations and
 the single words between them. A phrase's salience in a document is its TF-IDF,
 (1 + ln tf) ln((1 + n) / (1 + df)), over the n documents that are summarised together.
+
+Salience alone lets filler through ("ingenious spellcraft and translated"). What is said of an item must therefore be
+something that its readers' reviews speak of too, and what is said of a user must describe items.
 """
 
 import math
@@ -32,8 +35,8 @@ _WORD = re.compile(r"[^\W\d_][\w'’]*(?:-\w+)*")
 # Words of the sentences below (profiles are read again to profile users), and of all praise.
 _GENERIC = _WORD.findall(
     "book books business businesses buy buys enjoy enjoyed enjoys kind like liked likes loved offer offers people "
-    "read reader readers reading tend tends user users visitors would good great best nice quite really recommend "
-    "recommended don't didn't doesn't i'm i've it's that's won't can't"
+    "read reader readers reading tend tends user users visitors would page pages come comes stay stays good great "
+    "best nice quite really recommend recommended don't didn't doesn't i'm i've it's that's won't can't"
 )
 # scikit-learn's list has some words that carry meaning in reviews.
 _CONTENT = _WORD.findall("bill cry detail fire interest mill mine serious sincere system thick")
@@ -50,13 +53,14 @@ class PhraseModel:
 
     Args:
         documents: The collection; of a large one an even sample is counted.
+        least: A phrase of fewer documents does not count.
     """
 
-    def __init__(self, documents: Sequence[str]):
+    def __init__(self, documents: Sequence[str], least: int = LEAST_DOCUMENTS):
         stride = -(-len(documents) // CORPUS_DOCUMENTS) or 1
         sample = documents[::stride]
         self._size = len(sample)
-        least = min(LEAST_DOCUMENTS, self._size)
+        least = min(least, self._size)
         counts: Counter[str] = Counter()
         for document in sample:
             counts.update({" ".join(run) for clause in _clauses(document) for run in _runs(clause)})
@@ -78,15 +82,23 @@ class PhraseModel:
         rarest = min(self._frequency.get(word, 0) for word in run if word not in _STOP_WORDS)
         return len(run) == 1 or self._frequency.get(" ".join(run), 0) >= max(COHESION * rarest, 1)
 
-    def salient_phrases(self, text: str, title: str = "") -> list[str]:
+    def __contains__(self, phrase: str) -> bool:
+        return phrase in self._frequency
+
+    def salient_phrases(self, text: str, title: str = "", among: "PhraseModel | None" = None) -> list[str]:
         """Return the most salient phrases of a text, in order of appearance.
 
         Args:
             text: The text; it need not be of the collection.
             title: Phrases made of this title's words alone are left out: they tell nothing new.
+            among: Phrases that are none of this other collection are left out, too.
         """
         known = set(_words(title))
-        counts = Counter(phrase for phrase in self.segment(text) if not known.issuperset(phrase.split()))
+        counts = Counter(
+            phrase
+            for phrase in self.segment(text)
+            if not known.issuperset(phrase.split()) and (among is None or phrase in among)
+        )
         salience = {phrase: (1 + math.log(tf)) * self._idf(phrase) for phrase, tf in counts.items()}
         # `counts` keeps the order of appearance, which settles what remains equal.
         ranked = sorted(counts, key=lambda phrase: (-salience[phrase], -len(phrase.split())))[:MOST_TERMS]
@@ -128,29 +140,34 @@ class ExtractiveBackend:
     Args:
         domain: book | business: the nouns of the sentences, and whether reviews describe an item.
         max_words: Terms are dropped while a text is longer than this many words and has more than one.
+        reviews: What people say of all items; a phrase of an item's profile is one of theirs. Without any, every
+            phrase may stand there.
 
     Raises:
         ConfigError: The domain is unknown.
     """
 
-    def __init__(self, domain: str, max_words: int):
+    def __init__(self, domain: str, max_words: int, reviews: Sequence[str] = ()):
         if domain not in _NOUNS:
             raise ConfigError(f"domain {domain!r} is not one of {', '.join(_NOUNS)}")
         self._domain = domain
         self._max_words = max_words
+        self._reviews = reviews
         self._noun, self._nouns, self._people, self._verb = _NOUNS[domain]
 
     def item_profiles(self, items: Sequence[ItemText]) -> list[str]:
         """Summarise what kind of people would enjoy each item."""
         documents = [_join(self._describe(item)) for item in items]
         frame = f"{self._people} who enjoy {{terms}} would like this {self._noun}."
-        return self._fill(frame, documents, [item.title for item in items])
+        among = PhraseModel(self._reviews) if self._reviews else None
+        return self._fill(frame, documents, [item.title for item in items], among)
 
     def user_profiles(self, users: Sequence[UserText]) -> list[str]:
         """Summarise what each user tends to enjoy, from the profiles and reviews of items of the history."""
         documents = [_join(t for e in user.entries for t in (e.item_profile, e.review)) for user in users]
+        described = list(dict.fromkeys(entry.item_profile for user in users for entry in user.entries))
         frame = f"This user tends to enjoy {self._nouns} that offer {{terms}}."
-        return self._fill(frame, documents, [""] * len(users))
+        return self._fill(frame, documents, [""] * len(users), PhraseModel(described, least=1))
 
     def report(self) -> dict[str, str]:
         """Return what provenance says of the writing: nothing more than that it was extractive."""
@@ -166,11 +183,11 @@ class ExtractiveBackend:
             return [item.description]
         return [item.description, item.categories, *item.reviews]
 
-    def _fill(self, frame: str, documents: list[str], titles: list[str]) -> list[str]:
+    def _fill(self, frame: str, documents: list[str], titles: list[str], among: PhraseModel | None = None) -> list[str]:
         model = PhraseModel(documents)
         texts = []
         for document, title in zip(documents, titles, strict=True):
-            terms = model.salient_phrases(document, title) or [f"{self._nouns} of this kind"]
+            terms = model.salient_phrases(document, title, among) or [f"{self._nouns} of this kind"]
             while len(terms) > 1 and len(frame.format(terms=_listed(terms)).split()) > self._max_words:
                 terms = terms[:-1]
             texts.append(frame.format(terms=_listed(terms)))
