@@ -12,11 +12,12 @@ from material import demo_explainer
 from torch import Tensor
 
 from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.examples import Example
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, nucleus, stop_tokens
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.generation import clean_text, generate
-from xrec_repro.explainer.prompts import Encoded, Example
+from xrec_repro.explainer.prompts import Encoded
 from xrec_repro.io import read_table
 from xrec_repro.seeding import torch_generator
 

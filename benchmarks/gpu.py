@@ -14,10 +14,10 @@ from tuning import epoch, full_losses
 
 from xrec_repro.accounting.emissions import emissions_factors, emissions_kg, find_hardware, load_hardware
 from xrec_repro.config import load_config
+from xrec_repro.examples import Example
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.llm import LanguageModel, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
-from xrec_repro.explainer.prompts import Example
 from xrec_repro.explainer.tuning import example_losses
 from xrec_repro.paper.published import load_published_table3
 

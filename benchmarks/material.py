@@ -10,15 +10,15 @@ from harness import ROOT
 
 from xrec_repro.config import load_config
 from xrec_repro.config import settings as merged_settings
+from xrec_repro.examples import Example, load_examples
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.assemble import tuned_explainer
 from xrec_repro.explainer.bundle import new_adapter
-from xrec_repro.explainer.examples import load_examples
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
-from xrec_repro.explainer.prompts import Example, PromptEncoder
+from xrec_repro.explainer.prompts import PromptEncoder
 from xrec_repro.safe_pickle import load_pickle
 from xrec_repro.seeding import numpy_rng, torch_generator
 
@@ -47,7 +47,7 @@ def demo_explainer(smoke: bool) -> tuple[Explainer, dict[str, list[Example]], di
         return _random_explainer(smoke)
     record = json.loads(record.read_text(encoding="utf-8"))
     files = {name: ROOT / entry["path"] for name, entry in record["inputs"].items()}
-    examples = load_examples(files["texts"], files["references"], files["user_profiles"], files["item_profiles"])
+    examples = load_examples(files["examples"], record["settings"]["prompt"]["profiles"])
     folders = files["weights"].parent, files["embeddings"], files["llm"]
     explainer = tuned_explainer(record["settings"], *folders, record["seed"], "cpu")
     by_split = {split: [e for e in examples if e.split == split] for split in ("train", "val", "test")}

@@ -10,9 +10,10 @@ from material import demo_explainer
 from torch import Tensor
 from torch.nn import functional as F
 
+from xrec_repro.examples import Example
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.explainer import Explainer
-from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example
+from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 from xrec_repro.explainer.tuning import add_gradients, example_losses
 
 # Size of the batch, and how many of it the language model reads at once (None: all).

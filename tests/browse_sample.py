@@ -5,7 +5,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from xrec_repro.contracts import EXPLANATIONS, ITEM_PROFILES, REFERENCES, TEXTS, TRUTH, USER_PROFILES
+from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, TRUTH
 from xrec_repro.io import write_json, write_table
 
 HOSTILE = "<img src=x onerror=\"document.title='hacked'\"></script><script>document.title='hacked'</script>"
@@ -38,7 +38,7 @@ def write_sample(folder: Path, count: int = len(TITLES)) -> list[dict[str, Any]]
     shared = _shared(folder / "glass", count)
     glass = {"dataset": "glass", "dataset_label": "Glass & box", "kind": "demo", **shared}
     rows = [glass | _variant(folder / "glass", v, count) for v in range(len(VARIANTS))]
-    plain = dict.fromkeys(("texts", "user_profiles", "item_profiles", "references", "truth"))
+    plain = {"examples": None, "truth": None}
     books = {"dataset": "books", "dataset_label": "Books", "kind": "measured", **plain}
     return [*rows, books | _variant(folder / "books", 0, 2)]
 
@@ -89,27 +89,20 @@ def _cell(metric: str, values: list[float]) -> dict[str, Any]:
 
 
 def _shared(folder: Path, count: int) -> dict[str, Path]:
-    """Write texts, profiles, references and truth; user 0 and item 0 are those of the last example."""
-    files = {name: folder / f"{name}.parquet" for name in ("texts", "user_profiles", "item_profiles", "references")}
-    files["truth"] = folder / "truth.parquet"
+    """Write examples and truth."""
+    files = {name: folder / f"{name}.parquet" for name in ("examples", "truth")}
     numbers = list(enumerate(ids(count)))
-    texts = [
+    examples = [
         {
-            "example_id": example, "user": count - 1 - n, "item": count - 1 - n, "user_id": f"user-{n}",
-            "item_id": f"item-{n}", "split": "test", "zero_shot": False,
+            "example_id": example, "user": n, "item": n, "user_id": f"user-{n}", "item_id": f"item-{n}",
+            "split": "test", "zero_shot": False, "title": TITLES[n % len(TITLES)],
+            "user_profile": f"Reader {n} enjoys dry humour and lyrical prose.",
+            "item_profile": f"Book {n} is full of sweeping war scenes.",
+            "reference": "not read: explanations carry their own",
         }
-        for n, example in numbers
+        for n, example in reversed(numbers)
     ]  # fmt: skip
-    write_table(files["texts"], texts, TEXTS)
-    users = [{"user": count - 1 - n, "profile": f"Reader {n} enjoys dry humour and lyrical prose."} for n, _ in numbers]
-    items = [{"item": count - 1 - n, "profile": f"Book {n} is full of sweeping war scenes."} for n, _ in numbers]
-    write_table(files["user_profiles"], users, USER_PROFILES)
-    write_table(files["item_profiles"], items, ITEM_PROFILES)
-    references = [
-        {"example_id": example, "title": TITLES[n % len(TITLES)], "reference": "not read: explanations carry their own"}
-        for n, example in numbers
-    ]
-    write_table(files["references"], references, REFERENCES)
+    write_table(files["examples"], examples, EXAMPLES)
     pair = {"reasons": REASONS, "named": NAMED, "in_profiles": REASONS[2:]}
     write_table(files["truth"], [{"user_id": f"user-{n}", "item_id": f"item-{n}", **pair} for n, _ in numbers], TRUTH)
     return files

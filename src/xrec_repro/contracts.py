@@ -54,6 +54,19 @@ TEXTS = pa.schema(
 USER_PROFILES = pa.schema({"user": pa.int32(), "profile": pa.string()})
 ITEM_PROFILES = pa.schema({"item": pa.int32(), "profile": pa.string()})
 REFERENCES = pa.schema({"example_id": pa.string(), "title": pa.string(), "reference": pa.string()})
+# All that is known of a pair with a reference explanation, joined once: what every method reads.
+EXAMPLES = pa.schema(
+    [
+        *TEXTS,
+        ("title", pa.string()),
+        ("user_profile", pa.string()),
+        ("item_profile", pa.string()),
+        ("reference", pa.string()),
+        ("rating", pa.float32()),  # null where the data have none, as the next two
+        ("timestamp", pa.int64()),
+        ("feature", pa.string()),
+    ]
+)
 EXPLANATIONS = pa.schema(
     {
         "example_id": pa.string(),
@@ -61,6 +74,7 @@ EXPLANATIONS = pa.schema(
         "item_id": pa.string(),
         "reference": pa.string(),
         "prediction": pa.string(),
+        "rating": pa.float32(),  # as predicted, by a method that predicts ratings
         "prompt_tokens": pa.int32(),
         "new_tokens": pa.int32(),
         "finish_reason": pa.string(),  # bracket | eos | length

@@ -26,7 +26,7 @@ SCORES = {*OFFLINE, *BY_MODEL}
 GENERATED = {"generate_explanations", *SCORES, *SCORED}
 TUNED = {"tune_explainer", "plot_figure3", "plot_embeddings", *GENERATED}
 SCORERS = {"train_bart", "train_bleurt", "train_judge"}
-TEXTS = {"pretrain_lm", *SCORERS, *TUNED}
+TEXTS = {"join_examples", "pretrain_lm", "write_browser", *SCORERS, *TUNED}
 ALL_AFTER_SPLIT = {"generate_profiles", "generate_references", "train_lightgcn", *TEXTS}
 COSTS = {"collect_jobs", "plot_costs", "make_table3"}
 NOTHING: set[str] = set()
@@ -84,7 +84,7 @@ TINY = [
     # Data of the package and of the repository.
     Edit(
         "a prompt text",
-        {"generate_profiles", "generate_references", "pretrain_lm", *SCORERS, *TUNED},
+        {"generate_profiles", "generate_references", *TEXTS},
         {f"{SRC}/profiles/prompt_texts/yelp_user.txt": (None, "More.\n")},
     ),
     Edit(

@@ -11,7 +11,7 @@ import torch
 
 from xrec_repro import provenance
 from xrec_repro.config import load_config, merge, settings
-from xrec_repro.contracts import GRAPH, ITEM_PROFILES, REFERENCES, TEXTS, USER_PROFILES
+from xrec_repro.contracts import EXAMPLES, GRAPH
 from xrec_repro.explainer import pretrain
 from xrec_repro.io import write_table
 from xrec_repro.job import Job
@@ -59,7 +59,6 @@ class Stage(NamedTuple):
     inputs: tuple[str, ...]
 
 
-TEXT_FILES = ("texts", "references", "user_profiles", "item_profiles")
 EXPLAINER = ("prompt", "embeddings", "adapter", "injection", "llm")
 STAGES = {
     "lightgcn": Stage(
@@ -69,22 +68,22 @@ STAGES = {
         {"checkpoint": "checkpoint.safetensors"},
         ("graph",),
     ),
-    "llm": Stage("pretrain_lm", ("llm",), {"model": "model"}, {}, TEXT_FILES),
+    "llm": Stage("pretrain_lm", ("llm",), {"model": "model"}, {}, ("examples",)),
     "tuning": Stage(
         "tune_explainer",
         (*EXPLAINER, "tuning"),
         {"weights": "adapter.safetensors", "config": "adapter.json", "training": "training.parquet"},
         {"checkpoint": "checkpoint.safetensors"},
-        (*TEXT_FILES, "embeddings", "llm"),
+        ("examples", "embeddings", "llm"),
     ),
     "generation": Stage(
         "generate_explanations",
         (*EXPLAINER, "generation"),
         {"explanations": "explanations.parquet"},
         {"partial": "explanations.partial.jsonl"},
-        (*TEXT_FILES, "embeddings", "llm", "weights", "config"),
+        ("examples", "embeddings", "llm", "weights", "config"),
     ),
-    "scorer": Stage("train_scorer", (), {"model": "model"}, {}, ("texts", "references")),
+    "scorer": Stage("train_scorer", (), {"model": "model"}, {}, ("examples",)),
     "judging": Stage(
         "score_metric",
         ("metrics",),
@@ -150,7 +149,7 @@ def outputs(name: str, folder: Path) -> dict[str, Path]:
 
 
 def make_texts(world: Path) -> None:
-    """Write the split, the profiles and the references of a world."""
+    """Write the graph and the examples of a world."""
     rng = random.Random(0)
 
     def words(low: int, high: int) -> str:
@@ -161,13 +160,13 @@ def make_texts(world: Path) -> None:
     graph = {"user": [u for u, _ in pairs], "item": [i for _, i in pairs], "split": split}
     ids = [f"e{n}" for n in range(len(pairs))]
     names = {"user_id": [f"u{u}" for u, _ in pairs], "item_id": [f"i{i}" for _, i in pairs]}
-    rows = {"title": [words(1, 3) for _ in ids], "reference": [words(3, 12) for _ in ids], "example_id": ids}
+    texts = {"title": [words(1, 3) for _ in ids], "reference": [words(3, 12) for _ in ids]}
+    profiles = {kind: [words(2, 12) for _ in range(count)] for kind, count in (("user", USERS), ("item", ITEMS))}
+    texts |= {f"{kind}_profile": [profiles[kind][row] for row in graph[kind]] for kind in profiles}
+    unknown = {name: [None] * len(ids) for name in ("rating", "timestamp", "feature")}
     write_table(world / "graph.parquet", graph, GRAPH)
-    write_table(world / "texts.parquet", graph | names | {"example_id": ids, "zero_shot": [False] * len(ids)}, TEXTS)
-    write_table(world / "references.parquet", rows, REFERENCES)
-    for kind, count, schema in (("user", USERS, USER_PROFILES), ("item", ITEMS, ITEM_PROFILES)):
-        profiles = {kind: range(count), "profile": [words(2, 12) for _ in range(count)]}
-        write_table(world / f"{kind}_profiles.parquet", profiles, schema)
+    examples = graph | names | texts | unknown | {"example_id": ids, "zero_shot": [False] * len(ids)}
+    write_table(world / "examples.parquet", examples, EXAMPLES)
 
 
 def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamespace:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.e2e import kill_stages
 from tests.e2e.kill_stages import STAGES, make_texts, outputs
-from xrec_repro.contracts import EXPLANATIONS, GRAPH, REFERENCES
+from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, GRAPH
 from xrec_repro.io import write_table
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
@@ -138,9 +138,9 @@ def other_world(world, tmp_path_factory) -> Path:
     save_file({name: value + 1e-3 for name, value in load_file(judge).items()}, judge, {"format": "pt"})
     told = pq.read_table(folder / "generation/explanations.parquet")
     write_table(folder / "generation/explanations.parquet", told.take([*range(1, len(told)), 0]), EXPLANATIONS)
-    rows = pq.read_table(folder / "references.parquet").to_pylist()
+    rows = pq.read_table(folder / "examples.parquet").to_pylist()
     rows = [row | {"reference": f"{row['reference']} so"} for row in rows]
-    write_table(folder / "references.parquet", rows, REFERENCES)
+    write_table(folder / "examples.parquet", rows, EXAMPLES)
     graph = pq.read_table(folder / "graph.parquet")
     write_table(folder / "graph.parquet", graph.take([*range(1, len(graph)), 0]), GRAPH)
     return folder

@@ -9,10 +9,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from xrec_repro.config import load_config, settings
 from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.examples import Example
 from xrec_repro.explainer.assemble import fresh_explainer, tuned_explainer
 from xrec_repro.explainer.generation import generate
 from xrec_repro.explainer.pretrain import train_tokenizer
-from xrec_repro.explainer.prompts import Example
 from xrec_repro.explainer.stages import tune_and_save
 from xrec_repro.io import read_table
 from xrec_repro.safe_pickle import load_pickle

@@ -120,10 +120,10 @@ def test_every_job_left_its_provenance(results, root, tmp_path):
     tuned = read_json(results / "glassbox/xrec/seed1/adapter/provenance.json")
     assert tuned["result"]["language_model_unchanged"] is True
     assert tuned["settings"]["prompt"]["profiles"] is True
-    assert set(tuned["inputs"]) == {"texts", "references", "user_profiles", "item_profiles", "llm", "embeddings"}
+    assert set(tuned["inputs"]) == {"examples", "llm", "embeddings"}
     assert all(entry["sha256"] for entry in tuned["inputs"].values())
     bare = read_json(results / "glassbox/no_profile/seed1/adapter/provenance.json")
-    assert "user_profiles" not in bare["inputs"]
+    assert bare["settings"]["prompt"]["profiles"] is False
 
 
 def test_no_checkpoint_or_partial_file_is_left(results):

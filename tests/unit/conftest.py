@@ -7,12 +7,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config
 
+from xrec_repro.examples import Example
 from xrec_repro.explainer.adapter import AdapterPair, MoEAdapter
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
-from xrec_repro.explainer.prompts import Example, PromptEncoder
+from xrec_repro.explainer.prompts import PromptEncoder
 
 WIDTH, USERS, ITEMS = 8, 7, 5
 SIZE = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}

@@ -9,11 +9,11 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from tests.unit.conftest import make_examples
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError, ModelError
+from xrec_repro.examples import Example
 from xrec_repro.explainer import generation
 from xrec_repro.explainer.decoding import Decoded, Sampler, nucleus, stop_tokens
 from xrec_repro.explainer.gather import gather_explanations
 from xrec_repro.explainer.generation import clean_text, explain_batch, generate
-from xrec_repro.explainer.prompts import Example
 from xrec_repro.seeding import torch_generator
 from xrec_repro.shards import Shard
 

@@ -9,13 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from tests.golden import CUT, each, read_fields, rows_of, whole
+from xrec_repro.examples import Example
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.bundle import load_authors_adapter
 from xrec_repro.explainer.decoding import Sampler, decode, stop_tokens
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import add_reserved_tokens, load_llm, weights_digest
-from xrec_repro.explainer.prompts import Example, PromptEncoder, prompt_text
+from xrec_repro.explainer.prompts import PromptEncoder, prompt_text
 from xrec_repro.explainer.tuning import example_losses
 
 LLM = {"source": "local", "dtype": "float32", "attention": "sdpa", "quantisation": "none"}

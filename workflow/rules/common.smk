@@ -49,6 +49,7 @@ except ConfigError as error:
 
 RUN = f"{config['run']['results']}/{config['run']['name']}"
 SHARED = f"{RUN}/{{dataset}}/shared"
+EXAMPLES = f"{SHARED}/examples/examples.parquet"
 EXPERIMENT = f"{RUN}/{{dataset}}/{{experiment}}/seed{{seed}}"
 PAPER = f"{RUN}/paper"
 PAIRS = experiment_pairs(config)
@@ -254,19 +255,6 @@ def own_digests(places):
     return lambda wildcards: places_digest({n: Path(p).expanduser() for n, p in places(wildcards).items()})
 
 
-def example_inputs(wildcards, profiles):
-    """Return the files that make examples; profiles only where the experiment uses them."""
-    shared = SHARED.format(dataset=wildcards.dataset)
-    return {
-        "texts": f"{shared}/split/texts.parquet",
-        "references": f"{shared}/references/references.parquet",
-    } | when(
-        profiles,
-        user_profiles=f"{shared}/profiles/users.parquet",
-        item_profiles=f"{shared}/profiles/items.parquet",
-    )
-
-
 def llm_places(wildcards):
     """Return the folder of a language model of the user's own."""
     llm = settings(config, wildcards.dataset)["llm"]
@@ -283,7 +271,7 @@ def explainer_inputs(wildcards):
     """Return all files that tuning and generation read in common."""
     chosen = settings(config, wildcards.dataset, wildcards.experiment)
     return (
-        example_inputs(wildcards, chosen["prompt"]["profiles"])
+        {"examples": EXAMPLES.format(**wildcards)}
         | llm_inputs(wildcards)
         | when(chosen["embeddings"] in ("lightgcn", "shuffled"), embeddings=embeddings_file(**wildcards))
     )
@@ -416,8 +404,6 @@ def paper_file(kind, row):
         "weights": chosen["embeddings"] != "none",
         "embeddings": chosen["embeddings"] in ("lightgcn", "shuffled"),
         "truth": config["datasets"][row["dataset"]]["source"] == "glassbox",
-        "user_profiles": chosen["prompt"]["profiles"],
-        "item_profiles": chosen["prompt"]["profiles"],
     }
     paths = {
         "train": f"{own}/adapter/provenance.json",
@@ -430,9 +416,7 @@ def paper_file(kind, row):
         "summary": f"{own}/metrics/summary.json",
         "graph": f"{shared}/split/graph.parquet",
         "texts": f"{shared}/split/texts.parquet",
-        "references": f"{shared}/references/references.parquet",
-        "user_profiles": f"{shared}/profiles/users.parquet",
-        "item_profiles": f"{shared}/profiles/items.parquet",
+        "examples": EXAMPLES.format(**row),
         "truth": f"{shared}/world/truth.parquet",
     }
     return paths[kind] if present.get(kind, True) else None

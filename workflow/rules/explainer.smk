@@ -3,7 +3,7 @@
 
 rule pretrain_lm:
     input:
-        unpack(lambda wildcards: example_inputs(wildcards, profiles=True)),
+        examples=EXAMPLES,
     output:
         model=directory(f"{SHARED}/llm/model"),
         provenance=f"{SHARED}/llm/provenance.json",

@@ -348,17 +348,7 @@ rule pick_examples:
 
 rule write_browser:
     input:
-        **paper_inputs(
-            None,
-            "explanations",
-            "scores",
-            "summary",
-            "texts",
-            "references",
-            "user_profiles",
-            "item_profiles",
-            "truth",
-        ),
+        **paper_inputs(None, "explanations", "scores", "summary", "examples", "truth"),
     output:
         **paper_files("browse", "html", category="Explanations"),
     log:
@@ -373,9 +363,7 @@ rule write_browser:
         runtime=scaled(20),
     params:
         settings={"rows": paper_rows(None), "run": config["run"]["name"], **CHOICES["browse"]},
-        files=paper_paths(
-            None, "explanations", "scores", "summary", "texts", "references", "user_profiles", "item_profiles", "truth"
-        ),
+        files=paper_paths(None, "explanations", "scores", "summary", "examples", "truth"),
         code=digest("write_browser"),
     script:
         "../scripts/write_browser.py"

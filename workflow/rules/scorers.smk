@@ -6,8 +6,7 @@ for SCORER in ("bart", "bleurt", "judge"):
         name:
             f"train_{SCORER}"
         input:
-            references=expand(f"{SHARED}/references/references.parquet", dataset=DATASETS),
-            texts=expand(f"{SHARED}/split/texts.parquet", dataset=DATASETS),
+            examples=expand(EXAMPLES, dataset=DATASETS),
         output:
             model=directory(f"{RUN}/scorers/{SCORER}/model"),
             provenance=f"{RUN}/scorers/{SCORER}/provenance.json",

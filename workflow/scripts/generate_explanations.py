@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from xrec_repro.examples import load_examples
 from xrec_repro.explainer.assemble import tuned_explainer, untuned_explainer
-from xrec_repro.explainer.examples import load_examples
 from xrec_repro.explainer.generation import generate
 from xrec_repro.job import Job
 from xrec_repro.shards import Shard
@@ -11,9 +11,7 @@ from xrec_repro.shards import Shard
 with Job(snakemake) as job:
     device = job.device()
     files = vars(job.input)
-    examples = load_examples(
-        files["texts"], files["references"], files.get("user_profiles"), files.get("item_profiles")
-    )
+    examples = load_examples(files["examples"], job.settings["prompt"]["profiles"])
     if "weights" in files:
         explainer = tuned_explainer(
             job.settings, files["weights"].parent, files.get("embeddings"), files.get("llm"), job.seed, device

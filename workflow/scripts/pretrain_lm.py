@@ -1,12 +1,12 @@
 """Pretrain a small language model on train-split text."""
 
-from xrec_repro.explainer.examples import load_examples
+from xrec_repro.examples import load_examples
 from xrec_repro.explainer.pretrain import pretrain
 from xrec_repro.job import Job
 
 with Job(snakemake) as job:
     job.set_threads()
-    examples = load_examples(job.input.texts, job.input.references, job.input.user_profiles, job.input.item_profiles)
+    examples = load_examples(job.input.examples)
     train = [example for example in examples if example.split == "train"]
     # Beside the declared folder, which Snakemake removes with all that is in it when the job fails.
     checkpoint = job.output.model.with_name("checkpoint.safetensors")

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from xrec_repro.examples import load_examples
 from xrec_repro.explainer.assemble import fresh_explainer
-from xrec_repro.explainer.examples import load_examples
 from xrec_repro.explainer.stages import tune_and_save
 from xrec_repro.job import Job
 
@@ -14,7 +14,7 @@ with Job(snakemake) as job:
         fresh_explainer(
             job.settings, job.settings["domain"], files.get("embeddings"), files.get("llm"), job.seed, device
         ),
-        load_examples(files["texts"], files["references"], files.get("user_profiles"), files.get("item_profiles")),
+        load_examples(files["examples"], job.settings["prompt"]["profiles"]),
         job.settings,
         job.seed,
         job.output.weights.parent,

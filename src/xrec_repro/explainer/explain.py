@@ -9,7 +9,7 @@ from pyarrow import ChunkedArray, Table, binary
 
 from xrec_repro.contracts import CORE_INTERACTIONS, CORE_ITEMS, EXPLANATIONS, ITEM_PROFILES, TRUTH, USER_PROFILES
 from xrec_repro.errors import DataError
-from xrec_repro.explainer.prompts import Example
+from xrec_repro.examples import Example
 from xrec_repro.io import read_json, read_table
 
 

@@ -9,10 +9,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from xrec_repro.errors import DataError
+from xrec_repro.examples import Example
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel
-from xrec_repro.explainer.prompts import Encoded, Example, PromptEncoder
+from xrec_repro.explainer.prompts import Encoded, PromptEncoder
 
 
 @dataclass

@@ -7,8 +7,7 @@ from typing import Any
 
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
-from xrec_repro.explainer.examples import draw_subset
-from xrec_repro.explainer.prompts import Example
+from xrec_repro.examples import Example, draw_subset
 from xrec_repro.io import read_table, write_table
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
+from xrec_repro.examples import Example, draw_subset
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
-from xrec_repro.explainer.examples import draw_subset
 from xrec_repro.explainer.explainer import Explainer, shared_opening
-from xrec_repro.explainer.prompts import Encoded, Example
+from xrec_repro.explainer.prompts import Encoded
 from xrec_repro.interrupt import StoppedError, stoppable
 from xrec_repro.io import write_table
 from xrec_repro.partial import Partial

@@ -21,7 +21,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 
 from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, RESERVED_TOKENS, USER_EMBED, Example, prompt_text
+from xrec_repro.examples import Example
+from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, RESERVED_TOKENS, USER_EMBED, prompt_text, spelled
 from xrec_repro.identity import digest_json
 from xrec_repro.interrupt import stoppable
 from xrec_repro.io import names_full_disk
@@ -38,7 +39,7 @@ _SPELL = speller([*RESERVED_TOKENS, BOS, EOS, UNKNOWN])  # as prompts of the fin
 
 def pretraining_texts(example: Example, domain: str, templates: Sequence[str]) -> list[str]:
     """Write the forms of an example, four a template; an epoch later, the next is shown."""
-    example = example.spelled(_SPELL)
+    example = spelled(example, _SPELL)
     bare = replace(example, user_profile=None, item_profile=None)
     records = {USER_EMBED: example.user_profile or "", ITEM_EMBED: example.item_profile or ""}
     nothing = dict.fromkeys(records, "")

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xrec_repro.errors import ModelError
+from xrec_repro.examples import Example
 from xrec_repro.special_tokens import Speller, special_tokens, speller
 
 log = logging.getLogger("xrec_repro")
@@ -31,41 +32,6 @@ SYSTEM = {
     "book": "Explain why the user would buy with the book within 50 words.",
     "business": "Explain why the user would enjoy the business within 50 words.",
 }
-
-
-@dataclass(frozen=True)
-class Example:
-    """One explained interaction, as tuning and generation read it.
-
-    Attributes:
-        example_id: Its id within the data set.
-        user: Row of the user's embedding.
-        item: Row of the item's embedding.
-        user_id: The user's id in the raw data.
-        item_id: The item's id in the raw data.
-        title: The item's title.
-        user_profile: Text, or None where the experiment uses no profiles.
-        item_profile: Text, or None likewise.
-        reference: The reference explanation.
-        split: train, val or test.
-    """
-
-    example_id: str
-    user: int
-    item: int
-    user_id: str
-    item_id: str
-    title: str
-    user_profile: str | None
-    item_profile: str | None
-    reference: str
-    split: str
-
-    def spelled(self, spell: Speller) -> "Example":
-        """Return it with its texts rewritten."""
-        names = ("title", "user_profile", "item_profile", "reference")
-        texts = {name: getattr(self, name) for name in names}
-        return replace(self, **{name: text and spell(text) for name, text in texts.items()})
 
 
 @dataclass(frozen=True)
@@ -180,7 +146,7 @@ class PromptEncoder:
 
     def _fit(self, example: Example, train: bool, more: int, what: str) -> tuple[Example, list[int]]:
         """Return the example as it is encoded and its ids; with `more` tokens they fit the context."""
-        example = example.spelled(self._spell)
+        example = spelled(example, self._spell)
         ids = self._tokenize(example, train)
         if len(ids) + more <= self.context:
             return example, ids
@@ -220,6 +186,12 @@ class PromptEncoder:
         if not self.records:
             return ()
         return ids.index(self._reserved[USER_EMBED]), ids.index(self._reserved[ITEM_EMBED])
+
+
+def spelled(example: Example, spell: Speller) -> Example:
+    """Return the example with its texts rewritten."""
+    texts = {name: getattr(example, name) for name in ("title", "user_profile", "item_profile", "reference")}
+    return replace(example, **{name: text and spell(text) for name, text in texts.items()})
 
 
 def _start(text: str, size: int) -> str:

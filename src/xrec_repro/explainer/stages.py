@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from xrec_repro.examples import Example
 from xrec_repro.explainer.bundle import save_adapter
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.llm import weights_digest
-from xrec_repro.explainer.prompts import Example
 from xrec_repro.explainer.tuning import held_out_losses, tune
 from xrec_repro.io import write_table
 

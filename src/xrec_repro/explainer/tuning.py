@@ -14,10 +14,11 @@ from torch.nn import functional as F
 
 from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
+from xrec_repro.examples import Example
 from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.explainer import Explainer, shared_opening
-from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded, Example
+from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 from xrec_repro.identity import digest_json, significant
 from xrec_repro.interrupt import stoppable
 from xrec_repro.progress import track

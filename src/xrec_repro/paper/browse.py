@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from xrec_repro.contracts import EXPLANATIONS, ITEM_PROFILES, REFERENCES, TEXTS, TRUTH, USER_PROFILES
+from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, TRUTH
 from xrec_repro.data.glassbox import find_aspects
 from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import ConfigError, DataError
@@ -40,8 +40,8 @@ def write_browser(
     Args:
         rows: One a data set, experiment and seed: ``dataset``, ``dataset_label``, ``experiment``,
             ``experiment_label``, ``seed``, ``kind``; the paths ``explanations`` (contract ``EXPLANATIONS``),
-            ``scores``, ``summary``; and paths or None: ``references``, ``texts`` with ``user_profiles`` and
-            ``item_profiles``, and ``truth`` (contract ``TRUTH``).
+            ``scores``, ``summary``; and paths or None: ``examples`` (contract ``EXAMPLES``) and ``truth`` (contract
+            ``TRUTH``).
         out_html: Where the page goes.
         title: Its heading.
         run: Name of the run.
@@ -205,24 +205,12 @@ def _short(score: float) -> float | None:
 
 def _context(row: Row, ids: Sequence[str]) -> dict[str, list[str | None] | None]:
     """Return titles and profiles of the examples; None for what the run has no file of."""
-    context: dict[str, list[str | None] | None] = {"titles": None, "user_profiles": None, "item_profiles": None}
-    if row["references"] is not None:
-        titles = _column(row["references"], REFERENCES, "example_id", "title")
-        context["titles"] = [titles.get(example) for example in ids]
-    for side, contract in (("user", USER_PROFILES), ("item", ITEM_PROFILES)):
-        path = row[f"{side}_profiles"]
-        if path is not None and row["texts"] is not None:
-            numbers, profiles = (
-                _column(row["texts"], TEXTS, "example_id", side),
-                _column(path, contract, side, "profile"),
-            )
-            context[f"{side}_profiles"] = [profiles.get(numbers.get(example)) for example in ids]
-    return context
-
-
-def _column(path: str | Path, schema: Any, key: str, value: str) -> dict[Any, Any]:
-    table = read_table(path, schema, [key, value])
-    return dict(zip(table[key].to_pylist(), table[value].to_pylist(), strict=True))
+    if row["examples"] is None:
+        return dict.fromkeys(("titles", "user_profiles", "item_profiles"))
+    columns = {"titles": "title", "user_profiles": "user_profile", "item_profiles": "item_profile"}
+    table = read_table(row["examples"], EXAMPLES, ["example_id", *columns.values()]).to_pandas().set_index("example_id")
+    known = table.reindex(ids)
+    return {name: [None if pd.isna(text) else text for text in known[column]] for name, column in columns.items()}
 
 
 def _read_reasons(path: str | Path | None, examples: Sequence[Row]) -> list[dict[str, list[str]]] | None:

@@ -1,0 +1,29 @@
+"""The one join of texts, profiles, references, ratings and times, which every method reads."""
+
+
+rule join_examples:
+    input:
+        texts=f"{SHARED}/split/texts.parquet",
+        references=f"{SHARED}/references/references.parquet",
+        user_profiles=f"{SHARED}/profiles/users.parquet",
+        item_profiles=f"{SHARED}/profiles/items.parquet",
+        interactions=f"{SHARED}/kcore/interactions.parquet",
+    output:
+        examples=EXAMPLES,
+        provenance=f"{SHARED}/examples/provenance.json",
+    log:
+        f"{SHARED}/logs/join_examples.log",
+    benchmark:
+        f"{SHARED}/benchmarks/join_examples.tsv"
+    priority: 5
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(10),
+    params:
+        settings={},
+        code=digest("join_examples"),
+    script:
+        "../scripts/join_examples.py"
