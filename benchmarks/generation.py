@@ -16,9 +16,11 @@ from xrec_repro.examples import Example
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, nucleus, stop_tokens
 from xrec_repro.explainer.explainer import Explainer
-from xrec_repro.explainer.generation import clean_text, generate
+from xrec_repro.explainer.generation import clean_text
 from xrec_repro.explainer.prompts import Encoded
 from xrec_repro.io import read_table
+from xrec_repro.methods.driver import write_explanations
+from xrec_repro.methods.xrec_write import Writing
 from xrec_repro.seeding import torch_generator
 
 SIZE, OTHER_SIZES = 32, (1, 7)
@@ -31,7 +33,8 @@ def ours(explainer: Explainer, examples: Sequence[Example], settings: Settings, 
     """Explain as the workflow does, from examples to a Parquet file."""
     with tempfile.TemporaryDirectory() as name:
         out = Path(name) / "explanations.parquet"
-        generate(explainer, examples, settings | {"batch_size": size, "subset": 1.0}, 1, Path(name) / "partial", out)
+        chosen = settings | {"batch_size": size, "subset": 1.0}
+        write_explanations(Writing.of(explainer, chosen, 1), examples, chosen, Path(name) / "partial", out)
         rows = read_table(out, EXPLANATIONS, ["example_id", "prediction"]).to_pylist()
     return {row["example_id"]: row["prediction"] for row in rows}
 

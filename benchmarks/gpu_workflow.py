@@ -22,7 +22,7 @@ from harness import ROOT, Skipped, arguments, run, write
 from xrec_repro.io import read_json
 
 MODELS = ("bartscore", "bertscore", "bleurt", "llamascore")  # the metrics whose model runs on the GPU
-ON_GPU = {"train_lightgcn", "tune_explainer", "generate_explanations", *(f"score_{name}" for name in MODELS)}
+ON_GPU = {"train_lightgcn", "train_method", "generate_explanations", *(f"score_{name}" for name in MODELS)}
 # Largest difference of a score of one text, GPU against CPU, both in float32: 24 to 45 times what an H200 showed.
 TOLERANCES = {"bartscore": 5e-6, "bertscore_p": 1e-5, "bertscore_r": 1e-5, "bertscore_f1": 1e-5, "bleurt": 5e-7}
 TOLERANCES |= {"llamascore": 2e-5}  # a number from 0 to 100
@@ -135,7 +135,7 @@ def compare(folder: Path) -> dict[str, Any]:
     return {
         "jobs of the two runs": [sum(1 for _ in relative(made, "*provenance.json")) for made in (cuda, cpu)],
         "claims with another verdict": sorted(name for name in one if one[name] != other.get(name)),
-        "largest difference of a loss in tuning": short(differences(cuda, cpu, "adapter/training.parquet")["loss"]),
+        "largest difference of a loss in tuning": short(differences(cuda, cpu, "method/training.parquet")["loss"]),
         "scores of the same texts": [
             {"score": name, "largest difference": short(most), "tolerance": TOLERANCES.get(name)}
             for name, most in sorted(scores.items())

@@ -19,6 +19,7 @@ from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.prompts import PromptEncoder
+from xrec_repro.methods.driver import load_fitted
 from xrec_repro.safe_pickle import load_pickle
 from xrec_repro.seeding import numpy_rng, torch_generator
 
@@ -48,8 +49,8 @@ def demo_explainer(smoke: bool) -> tuple[Explainer, dict[str, list[Example]], di
     record = json.loads(record.read_text(encoding="utf-8"))
     files = {name: ROOT / entry["path"] for name, entry in record["inputs"].items()}
     examples = load_examples(files["examples"], record["settings"]["prompt"]["profiles"])
-    folders = files["weights"].parent, files["embeddings"], files["llm"]
-    explainer = tuned_explainer(record["settings"], *folders, record["seed"], "cpu")
+    tuned = load_fitted(files["weights"].parent), files["embeddings"], files["llm"]
+    explainer = tuned_explainer(record["settings"], *tuned, record["seed"], "cpu")
     by_split = {split: [e for e in examples if e.split == split] for split in ("train", "val", "test")}
     return explainer, by_split, record["settings"], "the demo's language model, adapters and examples"
 

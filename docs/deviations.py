@@ -102,7 +102,7 @@ def switches(overrides: Mapping[str, Any]) -> list[str]:
 
 def _validation_loss(folder: Path, run: Run) -> float | None:
     """Return the mean over the seeds, or None for an experiment that tunes nothing."""
-    paths = [folder / run.dataset / run.experiment / f"seed{seed}/adapter/provenance.json" for seed in run.seeds]
+    paths = [folder / run.dataset / run.experiment / f"seed{seed}/method/provenance.json" for seed in run.seeds]
     if not any(path.exists() for path in paths):
         return None
     losses = [read_json(path)["result"]["validation_loss"] for path in paths]

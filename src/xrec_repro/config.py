@@ -4,21 +4,23 @@ This module is imported by the Snakefile, which is parsed again in every job: it
 """
 
 import copy
-import difflib
 import glob
 import math
 import re
 from collections.abc import Iterator
+from dataclasses import asdict, fields
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, ValidationError, validators
 
+from xrec_repro.checks import hint, listed, problems
 from xrec_repro.config_files import read_config_file
 from xrec_repro.errors import ConfigError
+from xrec_repro.methods import METHODS
+from xrec_repro.methods.base import Method
 
 # Sections that an experiment may override: everything else is computed once a data set and shared. One that overrides
 # the recommender trains its own.
@@ -31,7 +33,7 @@ _NEEDED = READ | {"glassbox": (), "release": ("folder",)}
 Config = dict[str, Any]
 
 # What an experiment's entry may leave out; a data set's is in `dataset_defaults`. The label of both is their name.
-_EXPERIMENT: Config = {"published_model": None, "overrides": {}}
+_EXPERIMENT: Config = {"method": "xrec", "published_model": None, "overrides": {}}
 
 
 def merge(base: Config, over: Config) -> Config:
@@ -85,33 +87,55 @@ def check_config(config: Config, schema: Config) -> None:
         ConfigError: Names the first offending key and what to do.
     """
     _refuse_first(_impossible(config))
-    _refuse_first(_problems(config, schema))
+    _refuse_first(problems(config, schema))
     missing = next(_absent(config["defaults"], schema["$defs"]["settings"], "defaults"), None)
     if missing:
         raise ConfigError(f"configuration: {missing}: missing; config/config.yaml gives its default")
     config = complete(config)
     if config["sweeps"]:
         config = expand_sweeps(config)
-        _refuse_first(_problems(config, schema))  # a sweep's values are known to be settings only now
+        _refuse_first(problems(config, schema))  # a sweep's values are known to be settings only now
     for name, experiment in config["experiments"].items():
         for dataset in experiment.get("per_dataset", {}):
             if dataset not in config["datasets"]:
                 place = f"configuration: experiments.{name}.per_dataset.{dataset}"
-                raise ConfigError(f"{place}: not in datasets{_hint(dataset, config['datasets'])}")
-        for section in chain(experiment["overrides"], *experiment.get("per_dataset", {}).values()):
-            if section not in EXPERIMENT_SECTIONS:
-                raise ConfigError(
-                    f"configuration: experiments.{name}.overrides.{section}: shared by all experiments of a "
-                    f"data set; set it in defaults or datasets.<name>.overrides instead"
-                )
+                raise ConfigError(f"{place}: not in datasets{hint(dataset, config['datasets'])}")
+        _check_overrides(config, schema, name)
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
     if config["metrics"]["bertscore"]["model"] == "scratch":
         raise ConfigError("configuration: metrics.bertscore.model: no run trains one; use minilm, or a folder")
     for place, name in _named_experiments(config):
         if name not in config["experiments"]:
-            hint = _hint(name, config["experiments"])
-            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint}")
+            meant = hint(name, config["experiments"])
+            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{meant}")
+
+
+def _check_overrides(config: Config, schema: Config, name: str) -> None:
+    """Check what an experiment changes: sections that its method reads, and the method's own settings."""
+    experiment, place = config["experiments"][name], f"configuration: experiments.{name}"
+    if experiment["method"] not in config["methods"]:
+        meant = hint(experiment["method"], config["methods"])
+        raise ConfigError(f"{place}.method: {experiment['method']!r} is not in methods{meant}")
+    kind = METHODS.chosen(config["methods"][experiment["method"]], f"configuration: methods.{experiment['method']}")
+    own = {field.name for field in fields(kind.Settings)}
+    known = schema["$defs"]["settings"]["properties"]
+    parts = {"overrides": experiment["overrides"]}
+    parts |= {f"per_dataset.{dataset}": over for dataset, over in experiment.get("per_dataset", {}).items()}
+    for part, overrides in parts.items():
+        for key in overrides.keys() - own:
+            if key not in known:
+                raise ConfigError(f"{place}.{part}.{key}: unknown key{hint(key, {*own, *EXPERIMENT_SECTIONS})}")
+            if key not in EXPERIMENT_SECTIONS:
+                raise ConfigError(
+                    f"{place}.{part}.{key}: shared by all experiments of a data set; set it in defaults or "
+                    f"datasets.<name>.overrides instead"
+                )
+            if key not in (*kind.sections, "generation", "recommender"):
+                raise ConfigError(f"{place}.{part}.{key}: the method {experiment['method']!r} does not read it")
+        shared = {key: value for key, value in overrides.items() if key not in own}
+        whole = {"$defs": schema["$defs"], "$ref": "#/$defs/settings"}
+        _refuse_first(problems(shared, whole, f"experiments.{name}.{part}"))
 
 
 def _named_experiments(config: Config) -> Iterator[tuple[str, str]]:
@@ -137,7 +161,7 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
     for kind, name in (("datasets", dataset), ("experiments", experiment)):
         if name not in config[kind]:
             raise ConfigError(
-                f"configuration: run.experiments names {name!r}, which is not in {kind}{_hint(name, config[kind])}"
+                f"configuration: run.experiments names {name!r}, which is not in {kind}{hint(name, config[kind])}"
             )
     chosen = settings(config, dataset, experiment)
     place = f"configuration: {dataset}/{experiment}"
@@ -194,8 +218,26 @@ def settings(config: Config, dataset: str, experiment: str | None = None) -> Con
     merged = merge(config["defaults"], config["datasets"][dataset]["overrides"])
     if experiment is not None:
         entry = config["experiments"][experiment]
-        merged = merge(merge(merged, entry["overrides"]), entry.get("per_dataset", {}).get(dataset, {}))
+        changed = merge(entry["overrides"], entry.get("per_dataset", {}).get(dataset, {}))
+        method, own = _method(config, entry["method"], changed)
+        merged = merge(merged, {key: value for key, value in changed.items() if key not in own})
+        merged["method"] = method
     return merged
+
+
+def _method(config: Config, name: str, changed: Config) -> tuple[Config, set[str]]:
+    """Return the section `method` of an experiment's settings, and which of its overrides are in it."""
+    entry, place = config["methods"][name], f"configuration: methods.{name}"
+    own = {field.name for field in fields(METHODS.chosen(entry, place).Settings)}
+    typed = METHODS.settings(entry, place, **{key: value for key, value in changed.items() if key in own})
+    chosen = {key: entry[key] for key in ("kind", "module") if key in entry}
+    return {"name": name, **chosen, **asdict(typed)}, own
+
+
+def method_class(config: Config, experiment: str) -> type[Method]:
+    """Return the class of the method of an experiment."""
+    name = config["experiments"][experiment]["method"]
+    return METHODS.chosen(config["methods"][name], f"configuration: methods.{name}")
 
 
 def raw_files(config: Config) -> dict[str, dict[str, list[str]]]:
@@ -214,7 +256,7 @@ def raw_files(config: Config) -> dict[str, dict[str, list[str]]]:
     for name in sorted(names):
         paths = config["datasets"][name]["paths"]
         found[name] = {
-            kind: list(dict.fromkeys(chain(*(_matches(path, name, kind) for path in _listed(paths.get(kind, []))))))
+            kind: list(dict.fromkeys(chain(*(_matches(path, name, kind) for path in listed(paths.get(kind, []))))))
             for kind in ("reviews", "items")
         }
     return found
@@ -285,6 +327,7 @@ def _sweep_member(config: Config, sweep: str, value: Any) -> Config:
         changed = {part: changed}
     member = {
         "label": f"{base['label']}, {sweep} {value}",
+        "method": base["method"],
         "published_model": None,
         "overrides": merge(base["overrides"], changed),
     }
@@ -299,14 +342,14 @@ def _own_value(config: Config, sweep: str) -> Any:
     dataset, base = entry["base"].split("/")
     for kind, name in (("datasets", dataset), ("experiments", base)):
         if name not in config[kind]:
-            raise ConfigError(f"{place}.base names {name!r}, which is not in {kind}{_hint(name, config[kind])}")
+            raise ConfigError(f"{place}.base names {name!r}, which is not in {kind}{hint(name, config[kind])}")
     found, parts = settings(config, dataset, base), entry["key"].split(".")
     if parts[0] in found and parts[0] not in EXPERIMENT_SECTIONS:
         raise ConfigError(f"{place}.key: {parts[0]} is shared by all experiments of a data set and cannot be swept")
     for part in parts:
         if not isinstance(found, dict) or part not in found:
-            hint = _hint(part, found if isinstance(found, dict) else ())
-            raise ConfigError(f"{place}.key: there is no setting {entry['key']}{hint}")
+            meant = hint(part, found if isinstance(found, dict) else ())
+            raise ConfigError(f"{place}.key: there is no setting {entry['key']}{meant}")
         found = found[part]
     return found
 
@@ -315,11 +358,6 @@ def _own_value(config: Config, sweep: str) -> Any:
 def load_schema(path: str) -> Config:
     """Read the JSON schema of the configuration."""
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-
-
-def _hint(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 def _refuse_first(problems: Iterator[str]) -> None:
@@ -342,49 +380,6 @@ def _impossible(value: Any, place: str = "") -> Iterator[str]:
             if not isinstance(key, str):
                 yield f"{below}: a key is a text, not {type(key).__name__}; put it in quotes"
             yield from _impossible(one, below)
-
-
-def _is_integer(_: Any, value: Any) -> bool:
-    # JSON schema takes 5.0 for an integer, Python's loops and sizes do not.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-_TYPES = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_integer)
-_Validator = validators.extend(Draft202012Validator, type_checker=_TYPES)
-
-
-def _problems(config: Config, schema: Config) -> Iterator[str]:
-    errors = sorted(_Validator(schema).iter_errors(config), key=lambda e: [str(p) for p in e.absolute_path])
-    for error in errors:
-        place = ".".join(str(part) for part in error.absolute_path)
-        if error.validator == "additionalProperties":
-            known = error.schema.get("properties", {})
-            unknown = [key for key in error.instance if key not in known]
-            where = f"{place}.{unknown[0]}" if place else unknown[0]
-            yield f"{where}: unknown key{_hint(unknown[0], known)}"
-        elif error.validator == "enum":
-            yield f"{place}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
-        else:
-            yield f"{place or 'top level'}: {error.message}{_number_hint(error)}"
-
-
-def _number_hint(error: ValidationError) -> str:
-    """Return how to write a number that YAML takes for a text (1e-4) or that is whole by its value alone (5.0)."""
-    if error.validator != "type" or not {"number", "integer"} & set(_listed(error.validator_value)):
-        return ""
-    try:
-        number = float(error.instance)
-    except (TypeError, ValueError):
-        return ""
-    if isinstance(error.instance, bool) or not math.isfinite(number):
-        return ""
-    if number.is_integer() and abs(number) < 2**53:
-        return f"; write {int(number)}"
-    return f"; write {number:.6e}" if isinstance(error.instance, str) else ""
-
-
-def _listed(names: str | list[str]) -> list[str]:
-    return [names] if isinstance(names, str) else names
 
 
 def _absent(value: Any, schema: Config, place: str) -> Iterator[str]:

@@ -67,6 +67,8 @@ EXAMPLES = pa.schema(
         ("feature", pa.string()),
     ]
 )
+# A method's training, one row a step: examples seen so far, and the mean loss of the step's own.
+TRAINING = pa.schema({"step": pa.int32(), "examples": pa.int64(), "loss": pa.float64()})
 EXPLANATIONS = pa.schema(
     {
         "example_id": pa.string(),

@@ -44,7 +44,7 @@ def test_the_demo_runs_six_experiments_on_one_world(root, tmp_path):
     assert all(found[name] == 1 for name in [*PAPER_RULES, "train_bart", "train_bleurt", "train_judge"])
     assert found["generate_explanations"] == found["merge_scores"] == 6
     assert found["score_bartscore"] == found["score_llamascore"] == 6
-    assert found["tune_explainer"] == 5
+    assert found["train_method"] == 5
     assert not {"import_release", "score_gptscore"} & set(found)
 
 
@@ -61,7 +61,7 @@ def released(root, folder: Path, download: bool = True) -> str:
 def test_the_released_data_need_no_reader(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", released(root, tmp_path)))
     assert found["import_release"] == found["train_lightgcn"] == found["pretrain_lm"] == found["fetch_release"] == 2
-    assert found["tune_explainer"] == 4
+    assert found["train_method"] == 4
     assert not {"score_faithfulness", "score_llamascore", "train_bart", "train_judge"} & set(found)
     assert not {"make_glassbox", "read_reviews"} & set(found)
 
@@ -109,7 +109,7 @@ def test_the_slurm_profile_resolves_as_typed(root):
     command = [SNAKEMAKE, "--profile", "slurm", "-n", "--nolock", "--forceall", "all"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
-    assert jobs(done)["tune_explainer"] == 5
+    assert jobs(done)["train_method"] == 5
 
 
 def test_a_mistake_in_the_configuration_stops_with_one_line(root, tmp_path):
@@ -127,7 +127,7 @@ def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, see
     overlay.write_text(yaml.safe_dump({"run": {"seeds": seeds}}))
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
     assert found["train_lightgcn"] == len(seeds)
-    assert found["tune_explainer"] == 5 * len(seeds)
+    assert found["train_method"] == 5 * len(seeds)
     assert found["generate_explanations"] == 6 * len(seeds)
     assert all(found[name] == 1 for name in SHARED_STAGES)
 

@@ -24,7 +24,7 @@ OFFLINE = {"score_usr", "score_faithfulness"}
 BY_MODEL = {"score_bartscore", "score_bertscore", "score_bleurt", "score_llamascore"}
 SCORES = {*OFFLINE, *BY_MODEL}
 GENERATED = {"generate_explanations", *SCORES, *SCORED}
-TUNED = {"tune_explainer", "plot_figure3", "plot_embeddings", *GENERATED}
+TUNED = {"train_method", "plot_figure3", "plot_embeddings", *GENERATED}
 SCORERS = {"train_bart", "train_bleurt", "train_judge"}
 TEXTS = {"join_examples", "pretrain_lm", "write_browser", *SCORERS, *TUNED}
 ALL_AFTER_SPLIT = {"generate_profiles", "generate_references", "train_lightgcn", *TEXTS}
@@ -49,7 +49,7 @@ TINY = [
     Edit("a comment in the rules", NOTHING, {"workflow/rules/common.smk": (None, "# why\n")}),
     Edit("a comment in the configuration", NOTHING, {"config/config.yaml": (None, "# why\n")}),
     Edit("a caption of the report", NOTHING, {"workflow/report/table1.rst": (None, "More.\n")}),
-    Edit("a script touched", NOTHING, touched=("workflow/scripts/tune_explainer.py",)),
+    Edit("a script touched", NOTHING, touched=("workflow/scripts/train_method.py",)),
     Edit("published numbers touched", NOTHING, touched=("resources/published/study_table1.csv",)),
     Edit("the environment file touched", NOTHING, touched=("envs/xrec-repro.yaml",)),
     # Code that decides.
@@ -166,7 +166,7 @@ OWN = {
 }
 SCORED_OWN = {*SCORED}
 GENERATED_OWN = {"generate_explanations", "score_bleurt", "score_bartscore", "score_gptscore", "score_usr", *SCORED_OWN}
-TUNED_OWN = {"tune_explainer", "plot_figure3", "plot_embeddings", *GENERATED_OWN}
+TUNED_OWN = {"train_method", "plot_figure3", "plot_embeddings", *GENERATED_OWN}
 OWN_EDITS = [
     Edit("the weights of a local model", TUNED_OWN, own=("models/llm/model.safetensors",)),
     Edit("the tokenizer of a local model", TUNED_OWN, own=("models/llm/tokenizer.json",)),

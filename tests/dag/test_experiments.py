@@ -17,12 +17,12 @@ def planned(root: Path, folder: Path, config: dict) -> dict[str, int]:
 def test_without_embeddings_nothing_is_tuned_and_no_recommender_trained(root, tmp_path):
     found = planned(root, tmp_path, {"run": {"experiments": ["glassbox/no_embeddings"]}})
     assert found["generate_explanations"] == 1
-    assert not {"tune_explainer", "train_lightgcn", "plot_figure3", "plot_embeddings"} & set(found)
+    assert not {"train_method", "train_lightgcn", "plot_figure3", "plot_embeddings"} & set(found)
 
 
 def test_fixed_inputs_need_no_recommender(root, tmp_path):
     found = planned(root, tmp_path, {"run": {"experiments": ["glassbox/fixed_moe"]}})
-    assert found["tune_explainer"] == 1
+    assert found["train_method"] == 1
     assert "train_lightgcn" not in found
 
 
@@ -52,7 +52,7 @@ def test_a_seventh_experiment_is_an_entry_that_adds_its_own_jobs(root, tmp_path)
     seven = planned(root, tmp_path, config)
     added = {name: count - six.get(name, 0) for name, count in seven.items() if count != six.get(name)}
     scores = {f"score_{name}" for name in yaml.safe_load((root / "config/config.yaml").read_text())["metrics"]["use"]}
-    assert added == dict.fromkeys({"tune_explainer", "generate_explanations", "merge_scores", *scores}, 1)
+    assert added == dict.fromkeys({"train_method", "generate_explanations", "merge_scores", *scores}, 1)
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,8 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
     wanted -= {"score_gptscore", "score_gptscore_shard"}  # their model is a server's
     classes = load_profile(root, monkeypatch, **RENAMED)["set-resources"]
     assert {rule for rule, entry in classes.items() if entry.get("gpu")} == wanted
-    assert classes["tune_explainer"] == CLASSES["gpu"]
-    assert all(entry == CLASSES["mig"] for rule, entry in classes.items() if rule != "tune_explainer")
+    assert classes["train_method"] == CLASSES["gpu"]
+    assert all(entry == CLASSES["mig"] for rule, entry in classes.items() if rule != "train_method")
 
 
 def test_what_is_trained_on_the_cpu_asks_for_no_gpu(first):
@@ -171,7 +171,7 @@ def test_what_asks_for_a_chat_model_here_asks_for_its_memory(root, tmp_path):
         chat = {"backend": "chat", "chat": model | {"base_url": url}}
         overlay.write_text(yaml.safe_dump({"defaults": {"profiles": chat}}))
         jobs = planned(root, overlay, tmp_path, 1)
-        assert (jobs["generate_profiles"]["mem_mb"], jobs["tune_explainer"]["mem_mb"]) == (str(memory), "4000")
+        assert (jobs["generate_profiles"]["mem_mb"], jobs["train_method"]["mem_mb"]) == (str(memory), "4000")
 
 
 def test_retries_stand_in_the_profile_and_in_no_rule(root, monkeypatch):
@@ -186,7 +186,7 @@ def test_a_partition_is_named_once_and_by_variable(root, monkeypatch):
         assert (root / "profiles/slurm/config.yaml").read_text().count(f'"{name}"') == 1
     usual = load_profile(root, monkeypatch)
     assert usual["default-resources"]["slurm_partition"] == "genoa"
-    assert usual["set-resources"]["tune_explainer"]["slurm_partition"] == "gpu_h100"
+    assert usual["set-resources"]["train_method"]["slurm_partition"] == "gpu_h100"
     assert "slurm_account" not in usual["default-resources"]
     renamed = load_profile(root, monkeypatch, **RENAMED, SBATCH_ACCOUNT="study")
     places = [renamed["default-resources"], *renamed["set-resources"].values()]

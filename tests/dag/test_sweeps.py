@@ -30,10 +30,10 @@ def test_a_sweep_adds_a_job_chain_a_value_and_its_figure(root, tmp_path):
     done = plan(root, tmp_path, {"sweeps": {"experts": EXPERTS, "width": WIDTH}})
     after = jobs(done)
     added = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name)}
-    chain = ("tune_explainer", "generate_explanations", "score_usr", "score_faithfulness", "merge_scores")
+    chain = ("train_method", "generate_explanations", "score_usr", "score_faithfulness", "merge_scores")
     assert added == dict.fromkeys(chain, 2) | {"train_own_lightgcn": 1, "plot_sweeps": 1}
     for name in ("xrec", "xrec-experts-2", "xrec-width-16"):
-        files = (f"results/demo/glassbox/{name}/seed1/{file}" for file in ("metrics/scores", "adapter/provenance"))
+        files = (f"results/demo/glassbox/{name}/seed1/{file}" for file in ("metrics/scores", "method/provenance"))
         assert all(file in inputs(done, "plot_sweeps") for file in files)
     for rule in ("make_table2", "make_table3", "plot_figure2", "judge_claims", "write_browser", "group_scores"):
         assert "glassbox/xrec/seed1" in inputs(done, rule)
@@ -52,14 +52,14 @@ def test_the_figure_needs_its_members_alone(root, tmp_path):
     sweeps = {"experts": EXPERTS | {"base": "glassbox/no_profile"}}
     done = plan(root, tmp_path, {"run": run, "sweeps": sweeps}, "plot_sweeps")
     found = jobs(done)
-    assert found["tune_explainer"] == found["merge_scores"] == 4
+    assert found["train_method"] == found["merge_scores"] == 4
     assert "glassbox/xrec/" not in inputs(done, "plot_sweeps")
 
 
 def test_the_overlay_runs_seven_experiments_beside_its_base(root, tmp_path):
     overlay = str(root / "config/sweeps.yaml")
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay))
-    assert found["tune_explainer"] == found["generate_explanations"] == 8
+    assert found["train_method"] == found["generate_explanations"] == 8
     assert found["train_lightgcn"] == 1 and found["train_own_lightgcn"] == 3
     assert found["plot_sweeps"] == found["make_table2"] == 1
 
@@ -67,7 +67,7 @@ def test_the_overlay_runs_seven_experiments_beside_its_base(root, tmp_path):
 def test_the_switches_of_the_deviations_share_what_they_leave_alone(root, tmp_path):
     overlay = str(root / "config/deviations.yaml")
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay))
-    assert found["tune_explainer"] == found["generate_explanations"] == 14
+    assert found["train_method"] == found["generate_explanations"] == 14
     assert found["train_own_lightgcn"] == 3  # combine, regularise, negatives
     assert found["pretrain_lm"] == found["train_lightgcn"] == 1
     assert "plot_sweeps" not in found

@@ -21,7 +21,7 @@ from xrec_repro.scorers import training
 ROOT = Path(__file__).resolve().parents[2]
 # Imported once, in the process that all runs are forked from.
 PRELOAD = [__name__, "transformers.models.llama.modeling_llama", "xrec_repro.explainer.assemble"]
-PRELOAD += ["xrec_repro.explainer.stages", "xrec_repro.explainer.generation", "xrec_repro.recommender.train"]
+PRELOAD += ["xrec_repro.methods.xrec_fit", "xrec_repro.methods.xrec_write", "xrec_repro.recommender.train"]
 PRELOAD += ["xrec_repro.scorers.judge", "xrec_repro.metrics.llamascore"]
 USERS, ITEMS = 20, 16
 SMALL = {
@@ -59,7 +59,7 @@ class Stage(NamedTuple):
     inputs: tuple[str, ...]
 
 
-EXPLAINER = ("prompt", "embeddings", "adapter", "injection", "llm")
+EXPLAINER = ("method", "prompt", "embeddings", "adapter", "injection", "llm")
 STAGES = {
     "lightgcn": Stage(
         "train_lightgcn",
@@ -70,9 +70,9 @@ STAGES = {
     ),
     "llm": Stage("pretrain_lm", ("llm",), {"model": "model"}, {}, ("examples",)),
     "tuning": Stage(
-        "tune_explainer",
+        "train_method",
         (*EXPLAINER, "tuning"),
-        {"weights": "adapter.safetensors", "config": "adapter.json", "training": "training.parquet"},
+        {"weights": "weights.safetensors", "facts": "method.json", "training": "training.parquet"},
         {"checkpoint": "checkpoint.safetensors"},
         ("examples", "embeddings", "llm"),
     ),
@@ -81,7 +81,7 @@ STAGES = {
         (*EXPLAINER, "generation"),
         {"explanations": "explanations.parquet"},
         {"partial": "explanations.partial.jsonl"},
-        ("examples", "embeddings", "llm", "weights", "config"),
+        ("examples", "embeddings", "llm", "weights", "facts"),
     ),
     "scorer": Stage("train_scorer", (), {"model": "model"}, {}, ("examples",)),
     "judging": Stage(
@@ -95,8 +95,8 @@ STAGES = {
 PRODUCED = {
     "embeddings": "lightgcn/embeddings.safetensors",
     "llm": "llm/model",
-    "weights": "tuning/adapter.safetensors",
-    "config": "tuning/adapter.json",
+    "weights": "tuning/weights.safetensors",
+    "facts": "tuning/method.json",
     "explanations": "generation/explanations.parquet",
     "model": "scorer/model",
 }
@@ -176,7 +176,7 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
     every["metrics"] = {"llamascore": config["metrics"]["llamascore"] | JUDGE}
     every = merge(every, EDITS.get(edit, {}))
     chosen = {section: every[section] for section in stage.sections}
-    chosen |= {"domain": "book", "embedding_width": every["recommender"]["dim"]}
+    chosen |= {"domain": "book", "embedding_width": every["recommender"]["dim"], "profiles_shown": True}
     if name == "llm":
         chosen = every["llm"]["scratch"]
     if name == "scorer":

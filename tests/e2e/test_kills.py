@@ -129,7 +129,7 @@ def other_world(world, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("other") / "world"
     shutil.copytree(world, folder, ignore=shutil.ignore_patterns("provenance.json"))
     # Else the adapter would say that it is of the other model, and it is the partial file that is asked here.
-    adapter = folder / "tuning/adapter.json"
+    adapter = folder / "tuning/method.json"
     adapter.write_text(json.dumps(json.loads(adapter.read_text()) | {"llm_identity": None}))
     weights = folder / "llm/model/model.safetensors"
     tensors = load_file(weights)
@@ -169,7 +169,7 @@ def test_a_killed_stage_of_something_else_starts_anew_and_says_so(forks, world, 
         model = "scorer/model" if name == "judging" else "llm/model"
         shutil.rmtree(place / model)
         shutil.copytree(other_world / model, place / model)
-        shutil.copyfile(other_world / "tuning/adapter.json", place / "tuning/adapter.json")
+        shutil.copyfile(other_world / "tuning/method.json", place / "tuning/method.json")
     assert attempt(forks, name, place, tmp_path / name, edit=edit) == 0, (tmp_path / name / "log").read_text()
     log = (tmp_path / name / "log").read_text()
     assert not re.search(RESUMED[name], log)
@@ -265,7 +265,7 @@ def test_the_workflow_survives_a_stop_and_a_power_cut(root, tmp_path):
     own = "results/tiny/glassbox/xrec/seed1"
     for state, number in (
         ("../../shared/llm/model", signal.SIGKILL),
-        ("adapter/checkpoint.safetensors", signal.SIGTERM),
+        ("method/checkpoint.safetensors", signal.SIGTERM),
         ("generation/explanations.partial.jsonl", signal.SIGKILL),
     ):
         run = subprocess.Popen(
@@ -278,7 +278,7 @@ def test_the_workflow_survives_a_stop_and_a_power_cut(root, tmp_path):
         run.communicate()
         subprocess.run(workflow(root, cut, "--unlock"), check=True, capture_output=True)
     subprocess.run(workflow(root, cut, "--rerun-incomplete"), check=True, capture_output=True)
-    for name in ("adapter/adapter.safetensors", "adapter/training.parquet", "generation/explanations.parquet"):
+    for name in ("method/weights.safetensors", "method/training.parquet", "generation/explanations.parquet"):
         assert (cut / own / name).read_bytes() == (whole / own / name).read_bytes(), name
     assert "resumed generation" in (cut / own / "logs/generate_explanations.log").read_text()
     assert not [p for p in cut.rglob("*") if p.suffix == ".tmp" or "checkpoint" in p.name or "partial" in p.name]

@@ -10,11 +10,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from xrec_repro.config import load_config, settings
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.examples import Example
-from xrec_repro.explainer.assemble import fresh_explainer, tuned_explainer
-from xrec_repro.explainer.generation import generate
 from xrec_repro.explainer.pretrain import train_tokenizer
-from xrec_repro.explainer.stages import tune_and_save
 from xrec_repro.io import read_table
+from xrec_repro.methods.base import Run
+from xrec_repro.methods.driver import fit, load_fitted, make_method, write_explanations
 from xrec_repro.safe_pickle import load_pickle
 
 ROWS = 24
@@ -72,18 +71,26 @@ def test_the_paper_s_configuration_tunes_and_explains_real_rows(root, shared, tm
     rows = {side: max(getattr(e, side) for e in examples) + 1 for side in ("user", "item")}
     tables = {side: torch.randn(count, chosen["embedding_width"]) for side, count in rows.items()}
     save_file(tables, tmp_path / "embeddings.safetensors")
-    place = tmp_path / "embeddings.safetensors", None, 1, "cpu"
-    fresh = fresh_explainer(chosen, chosen["domain"], *place)
-    assert fresh.llm.model.get_input_embeddings().num_embeddings == 32_004
-    report = tune_and_save(fresh, examples, chosen, 1, tmp_path / "adapter", tmp_path / "checkpoint", "")
+    run = Run(
+        seed=1,
+        domain=chosen["domain"],
+        sections=chosen,
+        inputs={"embeddings": tmp_path / "embeddings.safetensors"},
+        checkpoint=tmp_path / "checkpoint",
+    )
+    report = fit(make_method(chosen["method"], "fit", run), examples, tmp_path / "method")
     assert report["language_model_unchanged"] is True
     assert np.isfinite(report["validation_loss"])
     test = [example for example in examples if example.split == "test"]
-    explainer = tuned_explainer(chosen, tmp_path / "adapter", *place)
+    chosen["generation"] |= {"max_new_tokens": 16}
+    method = make_method(chosen["method"], "write", run)
+    method.load(load_fitted(tmp_path / "method"))
+    explainer = method.explainer
+    assert explainer.llm.model.get_input_embeddings().num_embeddings == 32_004
     prompts = [len(explainer.encoder.test(example, 128).ids) for example in test]
     assert min(prompts) > 60
-    few = chosen["generation"] | {"max_new_tokens": 16}
-    done = generate(explainer, test, few, 1, tmp_path / "partial.jsonl", tmp_path / "explanations.parquet")
+    few = chosen["generation"]
+    done = write_explanations(method, test, few, tmp_path / "partial.jsonl", tmp_path / "explanations.parquet")
     written = read_table(tmp_path / "explanations.parquet", EXPLANATIONS)
     assert written.num_rows == done["explanations"] == (12 if dataset == "amazon" else 1)
     assert done["test_examples"] == 12

@@ -31,7 +31,7 @@ def results(root, tmp_path_factory):
     overlay = folder / "overlay.yaml"
     overlay.write_text(yaml.safe_dump(config))
     place = "results/signal/glassbox"
-    targets = [f"{place}/shuffled/seed{seed}/adapter/adapter.json" for seed in SEEDS]
+    targets = [f"{place}/shuffled/seed{seed}/method/method.json" for seed in SEEDS]
     scored = [name for name in EXPERIMENTS if name != "shuffled"]
     targets += [f"{place}/{name}/seed{seed}/metrics/faithfulness/scores.parquet" for name in scored for seed in SEEDS]
     run(root, folder, *targets, overlays=[overlay])
@@ -43,7 +43,7 @@ def test_real_embeddings_beat_shuffled_ones_on_held_out_loss(results):
     """Validation loss of the explanations, by pairs of the same seed."""
     losses = {
         name: [
-            read_json(results / name / f"seed{seed}/adapter/provenance.json")["result"]["validation_loss"]
+            read_json(results / name / f"seed{seed}/method/provenance.json")["result"]["validation_loss"]
             for seed in SEEDS
         ]
         for name in ("xrec", "shuffled")

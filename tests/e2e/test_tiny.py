@@ -28,8 +28,8 @@ SAME_BYTES = (
     "scorers/bart/model/model.safetensors",
     "scorers/bleurt/model/model.safetensors",
     "scorers/judge/model/model.safetensors",
-    "glassbox/xrec/seed1/adapter/adapter.safetensors",
-    "glassbox/xrec/seed1/adapter/training.parquet",
+    "glassbox/xrec/seed1/method/weights.safetensors",
+    "glassbox/xrec/seed1/method/training.parquet",
     "glassbox/xrec/seed1/generation/explanations.parquet",
     "glassbox/no_profile/seed1/generation/explanations.parquet",
     "glassbox/shared/lightgcn/seed1/embeddings.safetensors",
@@ -51,10 +51,10 @@ def test_costs_are_of_every_job_behind_the_scores(finished, results):
         assert (line["outcome"], line["slurm_seconds"]) == ("done", None)
     assert not list(results.rglob("*.attempts.json"))
     rules = pd.read_csv(results / "paper/costs/rules.csv").set_index("rule")
-    assert rules.loc["tune_explainer", "jobs"] == 3
+    assert rules.loc["train_method", "jobs"] == 3
     assert (results / "paper/figures/costs.png").stat().st_size > 10_000
     three = pd.read_csv(results / "paper/tables/table3.csv").query("kind == 'demo'")
-    tuned = [read_json(path)["times"]["seconds"] for path in results.glob("glassbox/*/seed1/adapter/provenance.json")]
+    tuned = [read_json(path)["times"]["seconds"] for path in results.glob("glassbox/*/seed1/method/provenance.json")]
     assert three["train_seconds"].sum() == pytest.approx(sum(tuned))
     (kw,) = {line["power_kw"] for line in lines}
     charged = sum((three[f"{phase}_seconds"] * three[f"{phase}_share"]).fillna(0) for phase in ("train", "generate"))
@@ -113,16 +113,16 @@ def test_explanations_keep_their_contract(results):
 def test_every_job_left_its_provenance(results, root, tmp_path):
     records = list(results.rglob("*provenance.json"))
     rules = [read_json(path)["rule"] for path in records]
-    assert rules.count("tune_explainer") == 3
+    assert rules.count("train_method") == 3
     assert rules.count("score_usr") == rules.count("generate_explanations") == 4
     planned = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(root / "tests/tiny.yaml")))
     assert Counter(rules) == {name: count for name, count in planned.items() if name != "all"}
-    tuned = read_json(results / "glassbox/xrec/seed1/adapter/provenance.json")
+    tuned = read_json(results / "glassbox/xrec/seed1/method/provenance.json")
     assert tuned["result"]["language_model_unchanged"] is True
     assert tuned["settings"]["prompt"]["profiles"] is True
     assert set(tuned["inputs"]) == {"examples", "llm", "embeddings"}
     assert all(entry["sha256"] for entry in tuned["inputs"].values())
-    bare = read_json(results / "glassbox/no_profile/seed1/adapter/provenance.json")
+    bare = read_json(results / "glassbox/no_profile/seed1/method/provenance.json")
     assert bare["settings"]["prompt"]["profiles"] is False
 
 
@@ -140,11 +140,11 @@ def test_a_second_run_has_nothing_to_do(finished):
         (
             {"experiments": {"no_profile": {"overrides": {"generation": {"max_new_tokens": 9}}}}},
             {"generate_explanations": 1, "score_usr": 1, "make_table1": 1, "plot_figure2": 1},
-            {"tune_explainer", "train_lightgcn", "pretrain_lm", "generate_profiles", "plot_figure3"},
+            {"train_method", "train_lightgcn", "pretrain_lm", "generate_profiles", "plot_figure3"},
         ),
         (
             {"defaults": {"recommender": {"epochs": 1}}},
-            {"train_lightgcn": 1, "tune_explainer": 2},
+            {"train_lightgcn": 1, "train_method": 2},
             {"pretrain_lm", "generate_profiles", "filter_kcore"},
         ),
         ({"metrics": {"bertscore": {"idf": True}}}, {"score_bertscore": 4}, {"score_usr", "generate_explanations"}),
@@ -152,12 +152,12 @@ def test_a_second_run_has_nothing_to_do(finished):
         ({"defaults": {"profiles": {"references": "extractive"}}}, {"generate_references": 1}, {"generate_profiles"}),
         (
             {"compute": {"threads": 2}},
-            {"train_lightgcn": 1, "pretrain_lm": 1, "train_bart": 1, "tune_explainer": 3},
+            {"train_lightgcn": 1, "pretrain_lm": 1, "train_bart": 1, "train_method": 3},
             {"make_glassbox", "split_interactions", "generate_profiles", "generate_references"},
         ),
         (
             {"compute": {"device": "cpu"}},
-            {"train_lightgcn": 1, "tune_explainer": 3, "score_bertscore": 4},
+            {"train_lightgcn": 1, "train_method": 3, "score_bertscore": 4},
             {"generate_profiles", "pretrain_lm", "train_bart", "train_bleurt", "train_judge"},
         ),
     ],

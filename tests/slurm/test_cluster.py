@@ -22,8 +22,8 @@ from xrec_repro.io import read_json
 pytestmark = pytest.mark.slurm
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 ACCOUNTING = os.environ.get("ACCOUNTING", "0") != "0"
-TUNING = ("tune_explainer", "glassbox_xrec_1")
-ADAPTER = "results/slurm/glassbox/xrec/seed1/adapter"
+TUNING = ("train_method", "glassbox_xrec_1")
+ADAPTER = "results/slurm/glassbox/xrec/seed1/method"
 CPU_KW = 0.1  # as tests/slurm/overlay.yaml states it
 SHARE = 1 / 4  # one CPU a job (`compute.threads`) of the four that tests/slurm/cluster.sh gives each node
 PATIENCE_S = 1200  # it takes a quarter of that on two free cores
@@ -140,7 +140,7 @@ def test_a_job_killed_at_its_time_limit_resumes(folder, attempts):
     first, second = attempts[TUNING]
     assert (first.limit_s, second.limit_s) == (60, 2 * 720 * 60)
     assert first.elapsed_s >= 60
-    log = (folder / ADAPTER / "../logs/tune_explainer.log").read_text()
+    log = (folder / ADAPTER / "../logs/train_method.log").read_text()
     done = int(re.search(r"resumed tuning after step (\d+)", log)[1])
     steps = pq.read_table(folder / ADAPTER / "training.parquet").num_rows
     print(f"\ntuning: killed by Slurm after {first.elapsed_s} s, resumed after step {done} of {steps}")
@@ -153,12 +153,12 @@ def test_the_resumed_adapter_is_that_of_an_undisturbed_run(root, folder, environ
     options = ["--cores", "1", "--force", "--directory", str(tmp_path), *overlays(root)]
     undisturbed = environment | {"PYTHONPATH": str(root / "src")}
     subprocess.run(
-        [SNAKEMAKE, *options, "--", f"{ADAPTER}/adapter.safetensors"],
+        [SNAKEMAKE, *options, "--", f"{ADAPTER}/weights.safetensors"],
         cwd=root, env=undisturbed, check=True, capture_output=True,
     )  # fmt: skip
-    log = tmp_path / ADAPTER / "../logs/tune_explainer.log"
+    log = tmp_path / ADAPTER / "../logs/train_method.log"
     assert "resumed" not in log.read_text()
-    for name in ("adapter.safetensors", "training.parquet"):
+    for name in ("weights.safetensors", "training.parquet"):
         assert (tmp_path / ADAPTER / name).read_bytes() == (folder / ADAPTER / name).read_bytes(), name
 
 
@@ -179,7 +179,7 @@ def test_table_3_charges_what_slurm_counted_failed_attempts_included(root, folde
         rows = {row["experiment"]: row for row in csv.DictReader(stream) if row["kind"] == "demo"}
     for label, experiment in (("XRec", "xrec"), ("XRec w/o profile", "no_profile")):
         kg = 0.0
-        for rule, phase in (("tune_explainer", "train"), ("generate_explanations", "generate")):
+        for rule, phase in (("train_method", "train"), ("generate_explanations", "generate")):
             tries = attempts[rule, f"glassbox_{experiment}_1"]
             counted, own = float(rows[label][f"{phase}_slurm_seconds"]), float(rows[label][f"{phase}_seconds"])
             print(f"\n{label}, {phase}: own {own:.1f} s, Slurm's {counted:.0f} s, {len(tries)} attempts", end="")

@@ -6,8 +6,20 @@ from torch.nn import functional as F
 
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.adapter import MoEAdapter
-from xrec_repro.explainer.bundle import load_adapter, save_adapter
+from xrec_repro.explainer.bundle import pack, unpack
 from xrec_repro.explainer.llm import add_reserved_tokens, load_llm, reserved_rows
+from xrec_repro.methods.base import Fitted
+from xrec_repro.methods.driver import load_fitted, save_fitted
+
+
+def save_adapter(folder, pair, llm, config):
+    tensors, facts = pack(pair, llm, config)
+    save_fitted(folder, Fitted(tensors=tensors, facts=facts))
+
+
+def load_adapter(folder, llm):
+    fitted = load_fitted(folder)
+    return unpack(fitted, llm), fitted.facts
 
 
 def random_adapter(experts=4):
@@ -80,16 +92,16 @@ def test_saving_twice_gives_the_same_bytes(tmp_path, explainer):
     made = explainer()
     for name in ("a", "b"):
         save_adapter(tmp_path / name, made.adapters, made.llm, {"seed": 1})
-    for file in ("adapter.safetensors", "adapter.json"):
+    for file in ("weights.safetensors", "method.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_an_adapter_of_the_wrong_width_is_refused(tmp_path, explainer, language_model):
     made = explainer()
     save_adapter(tmp_path, made.adapters, made.llm, {})
-    config = json.loads((tmp_path / "adapter.json").read_text())
+    config = json.loads((tmp_path / "method.json").read_text())
     config["shape"]["outputs"] = 4096
-    (tmp_path / "adapter.json").write_text(json.dumps(config))
+    (tmp_path / "method.json").write_text(json.dumps(config))
     with pytest.raises(ModelError, match="the adapter is 4096 wide, the language model llama2 32"):
         load_adapter(tmp_path, language_model())
 
@@ -115,12 +127,12 @@ def test_a_folder_does_not_pass_for_a_pinned_repository(tmp_path, monkeypatch):
 def test_a_truncated_or_missing_adapter_is_refused(tmp_path, explainer, language_model):
     made = explainer()
     save_adapter(tmp_path, made.adapters, made.llm, {})
-    weights = tmp_path / "adapter.safetensors"
+    weights = tmp_path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:500])
     with pytest.raises(DataError, match="not a whole safetensors file"):
         load_adapter(tmp_path, language_model())
     weights.unlink()
-    with pytest.raises(DataError, match="no such file; tune the explainer first"):
+    with pytest.raises(DataError, match="no such file; train the method first"):
         load_adapter(tmp_path, language_model())
 
 

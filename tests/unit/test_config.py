@@ -121,7 +121,12 @@ def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code
     )
     loaded = load_config(root / "config/config.yaml", overlay)
     check_config(loaded, schema)
-    assert loaded["experiments"]["mine"] == {"label": "mine", "published_model": None, "overrides": {}}
+    assert loaded["experiments"]["mine"] == {
+        "label": "mine",
+        "method": "xrec",
+        "published_model": None,
+        "overrides": {},
+    }
     assert loaded["datasets"]["d"] == config["dataset_defaults"] | {
         "label": "d",
         "source": "glassbox",

@@ -112,7 +112,7 @@ def test_a_window_shorter_than_the_text_gives_the_same_text_in_a_batch(monkeypat
     monkeypatch.setattr(made.llm.model.config, "sliding_window", 40)
     rows = make_examples(6)
     alone = [explain_batch(made, [example], GREEDY, 1)[0] for example in rows]
-    assert min(row["prompt_tokens"] for row in alone) > 40
+    assert min(row.prompt_tokens for row in alone) > 40
     assert explain_batch(made, rows, GREEDY, 1) == alone
 
 

@@ -10,10 +10,11 @@ from tests.unit.conftest import make_examples
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.examples import Example
-from xrec_repro.explainer import generation
 from xrec_repro.explainer.decoding import Decoded, Sampler, nucleus, stop_tokens
-from xrec_repro.explainer.gather import gather_explanations
-from xrec_repro.explainer.generation import clean_text, explain_batch, generate
+from xrec_repro.explainer.generation import clean_text, explain_batch
+from xrec_repro.methods import xrec_write
+from xrec_repro.methods.driver import gather, write_explanations
+from xrec_repro.methods.xrec_write import Writing
 from xrec_repro.seeding import torch_generator
 from xrec_repro.shards import Shard
 
@@ -34,8 +35,12 @@ class Killed(BaseException):
     """Stands in for a kill: nothing in the library catches it."""
 
 
+def write(explainer, examples, settings, seed, *files, **options):
+    return write_explanations(Writing.of(explainer, settings, seed), examples, settings, *files, **options)
+
+
 def run(explainer, examples, folder, settings, seed=1, **options):
-    generate(explainer, examples, settings, seed, folder / "partial.jsonl", folder / "out.parquet", **options)
+    write(explainer, examples, settings, seed, folder / "partial.jsonl", folder / "out.parquet", **options)
     return pq.read_table(folder / "out.parquet")
 
 
@@ -122,7 +127,7 @@ def run_shards(made, examples, folder, settings, count, **options):
     for number in range(1, count + 1):
         run(made, examples, folder / str(number), settings, shard=Shard(number, count), **options)
         parts.append(folder / str(number) / "out.parquet")
-    return parts, gather_explanations(parts, examples, settings, folder / "out.parquet")
+    return parts, gather(parts, examples, settings, folder / "out.parquet")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -130,7 +135,7 @@ def run_shards(made, examples, folder, settings, count, **options):
     "chosen", [GREEDY | {"batch_size": 2, "subset": 0.8}, SAMPLED], ids=["greedy, subset", "sampled"]
 )
 def test_shards_give_the_bytes_of_the_whole(tmp_path, explainer, examples, chosen, count):
-    whole = generate(explainer(), examples, chosen, 1, tmp_path / "partial", tmp_path / "whole.parquet")
+    whole = write(explainer(), examples, chosen, 1, tmp_path / "partial", tmp_path / "whole.parquet")
     parts, gathered = run_shards(explainer(), examples, tmp_path, chosen, count)
     assert gathered == whole
     assert (tmp_path / "out.parquet").read_bytes() == (tmp_path / "whole.parquet").read_bytes()
@@ -142,9 +147,9 @@ def test_shards_give_the_bytes_of_the_whole(tmp_path, explainer, examples, chose
 
 def test_the_batches_of_shards_are_those_of_the_whole(tmp_path, explainer, examples, monkeypatch):
     seen = []
-    plain = generation.explain_batch
+    plain = xrec_write.explain_batch
     monkeypatch.setattr(
-        generation, "explain_batch", lambda made, batch, *rest: seen.append(batch) or plain(made, batch, *rest)
+        xrec_write, "explain_batch", lambda made, batch, *rest: seen.append(batch) or plain(made, batch, *rest)
     )
     run(explainer(), examples, tmp_path, GREEDY | {"batch_size": 2})
     whole, seen[:] = [*seen], []
@@ -173,11 +178,11 @@ def test_parts_that_are_not_the_whole_are_refused(tmp_path, explainer, examples)
     (one, two), _ = run_shards(explainer(), examples, tmp_path, GREEDY, 2)
     out = tmp_path / "again.parquet"
     with pytest.raises(DataError, match=r"again\.parquet: no shard has example e\d; generate all shards again"):
-        gather_explanations([one], examples, GREEDY, out)
+        gather([one], examples, GREEDY, out)
     with pytest.raises(DataError, match=r"1/out\.parquet: example e\d is in another shard too"):
-        gather_explanations([one, two, one], examples, GREEDY, out)
+        gather([one, two, one], examples, GREEDY, out)
     with pytest.raises(DataError, match=r"out\.parquet: example e\d was not to be explained"):
-        gather_explanations([one, two], examples, GREEDY | {"subset": 0.5}, out)
+        gather([one, two], examples, GREEDY | {"subset": 0.5}, out)
     assert not out.exists()
 
 
@@ -213,8 +218,8 @@ def test_all_ends_of_the_generation_configuration_end_a_text(monkeypatch, explai
         model.generation_config.eos_token_id = ends
         assert stop_tokens(tokenizer, False, ends) == {tokenizer.eos_token_id: "eos", ids[place]: "eos"}
         row = explain_batch(made, examples[:1], GREEDY, 1)[0]
-        assert (row["finish_reason"], row["new_tokens"]) == ("eos", place + 1)
-        assert row["prediction"] == tokenizer.decode(ids[:place], skip_special_tokens=True).strip()
+        assert (row.finish_reason, row.new_tokens) == ("eos", place + 1)
+        assert row.text == tokenizer.decode(ids[:place], skip_special_tokens=True).strip()
 
 
 @settings(max_examples=60, deadline=None)
@@ -266,7 +271,7 @@ def test_fuzz_of_prompt_lengths_and_batch_compositions(monkeypatch, explainer, c
         cut = random.randrange(1, len(asked))
         for part in (order[:cut], order[cut:]):
             assert explain_batch(made, [asked[i] for i in part], chosen, 1) == [alone[i] for i in part]
-        stopped.update(row["new_tokens"] for row in alone)
+        stopped.update(row.new_tokens for row in alone)
 
     check()
     assert len(stopped) > 5

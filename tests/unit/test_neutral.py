@@ -14,9 +14,11 @@ from tests.unit.test_generation import run as generated
 from tests.unit.test_scorers import METRICS, TEXTS
 from tests.unit.test_scorers import SETTINGS as SCORER
 from tests.unit.test_tuning import SETTINGS as TUNING
-from xrec_repro.explainer.bundle import save_adapter
+from xrec_repro.explainer.bundle import pack
 from xrec_repro.explainer.tuning import tune
 from xrec_repro.identity import NEUTRAL, ROUNDING
+from xrec_repro.methods.base import Fitted
+from xrec_repro.methods.driver import save_fitted
 from xrec_repro.metrics.registry import build_metric, metric_class, metric_names
 from xrec_repro.profiles.chat import ChatBackend
 from xrec_repro.profiles.records import ReviewText
@@ -71,8 +73,9 @@ def test_texts(tmp_path, explainer, examples, key, value):
 
 def adapters(made, folder, change):
     losses = tune(made, make_examples(9), TUNING | change, 1, folder / "checkpoint")
-    save_adapter(folder, made.adapters, made.llm, {})
-    return losses, load_file(folder / "adapter.safetensors")
+    tensors, facts = pack(made.adapters, made.llm, {})
+    save_fitted(folder, Fitted(tensors=tensors, facts=facts))
+    return losses, load_file(folder / "weights.safetensors")
 
 
 @pytest.mark.parametrize(("key", "value"), cases("tuning."))
@@ -84,7 +87,7 @@ def test_adapters(tmp_path, explainer, key, value):
     for name, tensor in want[1].items():
         torch.testing.assert_close(found[1][name], tensor, atol=tolerance * 100, rtol=0)
     if not tolerance:
-        assert (tmp_path / "a/adapter.safetensors").read_bytes() == (tmp_path / "b/adapter.safetensors").read_bytes()
+        assert (tmp_path / "a/weights.safetensors").read_bytes() == (tmp_path / "b/weights.safetensors").read_bytes()
 
 
 BATCHED = {name: (scorer, given) for scorer, (name, given) in METRICS.items()} | {"bertscore": (None, {})}

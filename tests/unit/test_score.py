@@ -126,7 +126,9 @@ def test_released_frame_gives_its_explanations(shared):
     [
         ("p.txt", b"", "the file is empty"),
         ("p.txt", b"\xff\xfe", "not UTF-8 at byte 0; convert it"),
-        ("p.csv", b"a", r"unknown kind of file '\.csv'; give a \.txt"),
+        ("p.doc", b"a", r"unknown kind of file '\.doc'; give a \.txt"),
+        ("p.csv", b"a", "has none of prediction, reference, text .found: a."),
+        ("p.csv", b"text\n1,2", "line 2 has 2 fields, the header 1"),
         ("p.jsonl", b'"a"\n{', "line 2 is not JSON"),
         ("p.jsonl", b'{"explanation": "a"}', r"line 1: has none of prediction, reference, text .*found: explanation"),
         ("p.jsonl", b'"a"\n{"text": 3}', "row 2 is int, not a text"),

@@ -181,9 +181,9 @@ def write_run(folder: Path, scores: dict[str, np.ndarray], loss: float | None = 
     if "usr" in summary:
         summary["usr"]["std"] = None
     write_json(folder / "metrics/summary.json", summary)
-    write_json(folder / "adapter/provenance.json", {"result": {"validation_loss": loss}})
+    write_json(folder / "method/provenance.json", {"result": {"validation_loss": loss}})
     files = {kind: folder / f"metrics/{kind}.{ending}" for kind, ending in (("scores", "parquet"), ("summary", "json"))}
-    return files | {"train": folder / "adapter/provenance.json"}
+    return files | {"train": folder / "method/provenance.json"}
 
 
 def noise(*names: object, count: int = 40) -> np.ndarray:
@@ -385,7 +385,7 @@ def test_the_table_compares_each_switch_with_the_base(run, deviations):
 
 def test_an_experiment_that_tunes_nothing_has_no_loss(run, deviations):
     config, folder = run
-    (folder / "glassbox/greedy/seed1/adapter/provenance.json").unlink()
+    (folder / "glassbox/greedy/seed1/method/provenance.json").unlink()
     assert cells(deviations.table(config, folder))[3][2] == "–"
 
 

@@ -11,11 +11,12 @@ from tests.unit.test_generation import GREEDY
 from tests.unit.test_injection import logits
 from tests.unit.test_tuning import SETTINGS
 from xrec_repro.errors import ModelError
+from xrec_repro.examples import draw_subset
 from xrec_repro.explainer.adapter import AdapterPair, MoEAdapter
 from xrec_repro.explainer.assemble import embedding_tables
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.explainer import Explainer
-from xrec_repro.explainer.generation import draw_subset, explain_batch
+from xrec_repro.explainer.generation import explain_batch
 from xrec_repro.explainer.injection import PROJECTIONS, Injector
 from xrec_repro.explainer.prompts import RESERVED_TOKENS, PromptEncoder, prompt_text
 from xrec_repro.explainer.tuning import tune
@@ -88,7 +89,7 @@ def test_without_embeddings_the_stock_model_answers_alone(language_model, exampl
         with torch.no_grad():
             out = llm.model.generate(ids, max_new_tokens=12, do_sample=False, pad_token_id=made.pad_id)
         text = llm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
-        assert row["prediction"] == text
+        assert row.text == text
 
 
 def test_fixed_inputs_are_one_seeded_vector_for_all(language_model, examples):

@@ -16,6 +16,7 @@ from xrec_repro.config import (
     load_config,
     load_schema,
     merge,
+    method_class,
     raw_files,
     settings,
     sweep_members,
@@ -23,6 +24,7 @@ from xrec_repro.config import (
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
+from xrec_repro.plugins import module_file
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
@@ -51,6 +53,7 @@ RUN = f"{config['run']['results']}/{config['run']['name']}"
 SHARED = f"{RUN}/{{dataset}}/shared"
 EXAMPLES = f"{SHARED}/examples/examples.parquet"
 EXPERIMENT = f"{RUN}/{{dataset}}/{{experiment}}/seed{{seed}}"
+METHOD = f"{EXPERIMENT}/method"
 PAPER = f"{RUN}/paper"
 PAIRS = experiment_pairs(config)
 DATASETS = list(dict.fromkeys(dataset for dataset, _ in PAIRS))
@@ -267,13 +270,32 @@ def llm_inputs(wildcards):
     return when(scratch, llm=f"{SHARED}/llm/model".format(dataset=wildcards.dataset)) | own_files(llm_places(wildcards))
 
 
-def explainer_inputs(wildcards):
-    """Return all files that tuning and generation read in common."""
-    chosen = settings(config, wildcards.dataset, wildcards.experiment)
+def needs(dataset, experiment):
+    """Return what an experiment's method is given: what it needs, less what the experiment takes from it."""
+    chosen = settings(config, dataset, experiment)
+    taken = {"embeddings"} if chosen["embeddings"] == "none" else set()
+    taken |= set() if chosen["prompt"]["profiles"] else {"profiles"}
+    return method_class(config, experiment).needs - taken
+
+
+def is_trained(dataset, experiment):
+    """Tell whether an experiment trains its method."""
+    kind = method_class(config, experiment)
+    return kind.trained and kind.trained_on <= needs(dataset, experiment)
+
+
+def method_inputs(wildcards):
+    """Return all files that training and writing read in common."""
+    dataset, experiment = wildcards.dataset, wildcards.experiment
+    given, chosen = needs(dataset, experiment), settings(config, dataset, experiment)
     return (
         {"examples": EXAMPLES.format(**wildcards)}
-        | llm_inputs(wildcards)
-        | when(chosen["embeddings"] in ("lightgcn", "shuffled"), embeddings=embeddings_file(**wildcards))
+        | (llm_inputs(wildcards) if "llm" in given else {})
+        | when("graph" in given, graph=f"{SHARED}/split/graph.parquet".format(**wildcards))
+        | when(
+            "embeddings" in given and chosen["embeddings"] in ("lightgcn", "shuffled"),
+            embeddings=embeddings_file(**wildcards),
+        )
     )
 
 
@@ -285,24 +307,52 @@ def embeddings_file(dataset, experiment, seed, **_):
     return f"{own}/lightgcn/embeddings.safetensors"
 
 
-def adapter_inputs(wildcards):
-    """Return the tuned adapter; an experiment without embeddings has none, and nothing is tuned for it."""
-    chosen = settings(config, wildcards.dataset, wildcards.experiment)
-    folder = f"{EXPERIMENT}/adapter".format(**wildcards)
-    return when(
-        chosen["embeddings"] != "none", weights=f"{folder}/adapter.safetensors", config=f"{folder}/adapter.json"
+def written_inputs(wildcards):
+    """Return what an experiment's method learnt, if it is trained, and the user's own files that it reads."""
+    trained = is_trained(wildcards.dataset, wildcards.experiment)
+    folder = METHOD.format(**wildcards)
+    return when(trained, weights=f"{folder}/weights.safetensors", facts=f"{folder}/method.json") | own_files(
+        method_places(wildcards)
     )
 
 
-def explainer_settings(*sections):
-    """Return a params function: sections, and what an explainer needs of the data set and the recommender."""
+def gpu_of_method(wildcards):
+    """Return the GPUs of a method's job."""
+    return GPUS if method_class(config, wildcards.experiment).gpu else 0
+
+
+def method_places(wildcards):
+    """Return the user's own files that a method reads."""
+    chosen = settings(config, wildcards.dataset, wildcards.experiment)["method"]
+    names = method_class(config, wildcards.experiment).files
+    return {name: chosen[name] for name in names if chosen[name] is not None}
+
+
+def method_settings(stage):
+    """Return a params function: what decides a stage of a method, of the sections that the method reads."""
 
     def chosen(wildcards):
         merged = settings(config, wildcards.dataset, wildcards.experiment)
-        return {name: merged[name] for name in sections} | {
+        other = {"fit": "generation", "write": "tuning"}[stage]
+        sections = method_class(config, wildcards.experiment).sections
+        own = ("method", *sections, *(["generation"] if stage == "write" else []))
+        return {name: merged[name] for name in own if name != other} | {
             "domain": config["datasets"][wildcards.dataset]["domain"],
             "embedding_width": merged["recommender"]["dim"],
+            "profiles_shown": "profiles" in needs(wildcards.dataset, wildcards.experiment),
         }
+
+    return chosen
+
+
+def method_code(script, stage):
+    """Return a params function: the digest of a script and of the module that does a method's stage."""
+
+    def chosen(wildcards):
+        kind = method_class(config, wildcards.experiment)
+        return code_digest(
+            str(WORKFLOW / f"workflow/scripts/{script}.py"), module_file(kind.modules.get(stage, kind.__module__))
+        )
 
     return chosen
 
@@ -398,17 +448,18 @@ def paper_file(kind, row):
     """Return the file of a kind for a row, or None where the row has none."""
     chosen = settings(config, row["dataset"], row["experiment"])
     shared, own = SHARED.format(**row), EXPERIMENT.format(**row)
+    trained = is_trained(row["dataset"], row["experiment"])
     present = {
-        "train": chosen["embeddings"] != "none",
-        "training": chosen["embeddings"] != "none",
-        "weights": chosen["embeddings"] != "none",
+        "train": trained,
+        "training": trained,
+        "weights": trained and "adapter" in method_class(config, row["experiment"]).sections,
         "embeddings": chosen["embeddings"] in ("lightgcn", "shuffled"),
         "truth": config["datasets"][row["dataset"]]["source"] == "glassbox",
     }
     paths = {
-        "train": f"{own}/adapter/provenance.json",
-        "training": f"{own}/adapter/training.parquet",
-        "weights": f"{own}/adapter/adapter.safetensors",
+        "train": f"{own}/method/provenance.json",
+        "training": f"{own}/method/training.parquet",
+        "weights": f"{own}/method/weights.safetensors",
         "embeddings": embeddings_file(**row),
         "generate": f"{own}/generation/provenance.json",
         "explanations": f"{own}/generation/explanations.parquet",

@@ -1,18 +1,15 @@
 """Join the explanations of all shards."""
 
 from xrec_repro.examples import load_examples
-from xrec_repro.explainer.gather import gather_explanations
 from xrec_repro.job import Job
+from xrec_repro.methods.base import Run
+from xrec_repro.methods.driver import gather, make_method
 from xrec_repro.provenance import require_one_kind
 
 with Job(snakemake) as job:
     require_one_kind(job.input.records)
-    files = vars(job.input)
-    examples = load_examples(files["examples"], job.settings["prompt"]["profiles"])
-    job.result = gather_explanations(
-        job.input.parts,
-        [example for example in examples if example.split == "test"],
-        job.settings["generation"],
-        job.output.explanations,
-    )
+    run = Run(seed=job.seed, sections=job.settings, inputs=vars(job.input))
+    test = [example for example in load_examples(job.input.examples) if example.split == "test"]
+    examples = make_method(job.settings["method"], "gather", run).explained(test)
+    job.result = gather(job.input.parts, examples, job.settings["generation"], job.output.explanations)
     job.result["parts"] = list(map(str, job.input.records))

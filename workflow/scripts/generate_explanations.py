@@ -1,28 +1,23 @@
-"""Generate explanations of the test split, or of a shard of it."""
+"""Have a method explain the test split, or a shard of it."""
 
 from pathlib import Path
 
 from xrec_repro.examples import load_examples
-from xrec_repro.explainer.assemble import tuned_explainer, untuned_explainer
-from xrec_repro.explainer.generation import generate
 from xrec_repro.job import Job
+from xrec_repro.methods.base import Run
+from xrec_repro.methods.driver import load_fitted, make_method, write_explanations
 from xrec_repro.shards import Shard
 
 with Job(snakemake) as job:
-    device = job.device()
     files = vars(job.input)
-    examples = load_examples(files["examples"], job.settings["prompt"]["profiles"])
-    if "weights" in files:
-        explainer = tuned_explainer(
-            job.settings, files["weights"].parent, files.get("embeddings"), files.get("llm"), job.seed, device
-        )
-    else:
-        explainer = untuned_explainer(job.settings, job.settings["domain"], files.get("llm"), device)
-    job.result = generate(
-        explainer,
+    run = Run(seed=job.seed, device=job.device(), domain=job.settings["domain"], sections=job.settings, inputs=files)
+    method = make_method(job.settings["method"], "write", run)
+    method.load(load_fitted(files["weights"].parent) if "weights" in files else None)
+    examples = load_examples(files["examples"], job.settings["profiles_shown"])
+    job.result = write_explanations(
+        method,
         [example for example in examples if example.split == "test"],
         job.settings["generation"],
-        job.seed,
         Path(job.params.partial),
         job.output.explanations,
         job.fingerprint,

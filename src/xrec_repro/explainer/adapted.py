@@ -9,8 +9,9 @@ import torch
 
 from xrec_repro.contracts import TEXTS
 from xrec_repro.explainer.assemble import embedding_tables
-from xrec_repro.explainer.bundle import read_adapter
+from xrec_repro.explainer.bundle import adapters_of
 from xrec_repro.io import read_table
+from xrec_repro.methods.driver import load_fitted
 
 
 def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -18,7 +19,7 @@ def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.
 
     Args:
         rows: One a data set, experiment and seed: dataset, experiment_label, seed, and the paths weights
-            (adapter.safetensors), embeddings (the recommender's, or None) and texts (contract TEXTS).
+            (weights.safetensors), embeddings (the recommender's, or None) and texts (contract TEXTS).
 
     Returns:
         Experiment's label -> array of shape ``(users + items, hidden)``, and the kind of each row.
@@ -31,7 +32,8 @@ def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.
     for row in rows:
         if row["experiment_label"] in points:
             continue
-        pair, config = read_adapter(Path(row["weights"]).parent)
+        fitted = load_fitted(Path(row["weights"]).parent)
+        pair, config = adapters_of(fitted), fitted.facts
         tables = embedding_tables(row["embeddings"], config["embeddings"], config["shape"]["inputs"], config["seed"])
         with torch.no_grad():
             both = [pair.user(tables[0][users]), pair.item(tables[1][items])]

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from xrec_repro.errors import ModelError
 from xrec_repro.explainer.adapter import AdapterPair
-from xrec_repro.explainer.bundle import load_adapter, new_adapter
+from xrec_repro.explainer.bundle import new_adapter, unpack
 from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, load_llm
 from xrec_repro.explainer.prompts import PromptEncoder
+from xrec_repro.methods.base import Fitted
 from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.seeding import torch_generator
 
@@ -55,13 +56,13 @@ def untuned_explainer(settings: dict[str, Any], domain: str, llm_folder: Path | 
 
 
 def tuned_explainer(
-    settings: dict[str, Any], adapter: Path, embeddings: Path | None, llm_folder: Path | None, seed: int, device: str
+    settings: dict[str, Any], fitted: Fitted, embeddings: Path | None, llm_folder: Path | None, seed: int, device: str
 ) -> Explainer:
     """Load an explainer with tuned adapters; injection, template and domain are those it was tuned with.
 
     Args:
         settings: Sections llm and embeddings, and embedding_width.
-        adapter: Folder of the adapter.
+        fitted: What tuning left.
         embeddings: The recommender's, safetensors; None where its embeddings are not used.
         llm_folder: Where a scratch model lies, else None.
         seed: The run's seed.
@@ -71,11 +72,11 @@ def tuned_explainer(
         ModelError: Adapter, embeddings and language model do not fit each other.
     """
     llm = load_llm(settings["llm"], llm_folder, device)
-    pair, saved = load_adapter(adapter, llm)
+    pair, saved = unpack(fitted, llm), fitted.facts
     users, items = embedding_tables(embeddings, settings["embeddings"], settings["embedding_width"], seed)
     if saved["shape"]["inputs"] != users.shape[1]:
         raise ModelError(
-            f"{adapter}: the adapter reads embeddings of width {saved['shape']['inputs']}, {embeddings} has "
+            f"the adapter reads embeddings of width {saved['shape']['inputs']}, {embeddings} has "
             f"{users.shape[1]}; tune it again with these embeddings"
         )
     return _explainer(llm, pair, saved["injection"], saved["domain"], saved["prompt"]["template"], users, items)

@@ -1,19 +1,16 @@
-"""An adapter on disk: safetensors weights, the rows of the reserved tokens, and the settings that made it."""
+"""What is kept of adapters: their weights, the rows of the reserved tokens, and the settings that made them."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from xrec_repro.errors import DataError, ModelError
+from xrec_repro.errors import ModelError
 from xrec_repro.explainer.adapter import AdapterPair, MoEAdapter, state_from_authors
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, reserved_rows, set_reserved_rows
-from xrec_repro.io import atomic_path, read_json, require_file, write_json
+from xrec_repro.methods.base import Fitted
 from xrec_repro.seeding import torch_generator
 
-WEIGHTS, CONFIG = "adapter.safetensors", "adapter.json"
+_ROWS = "token_rows."
 
 
 def new_adapter(llm: LanguageModel, inputs: int, settings: dict[str, Any], seed: int) -> AdapterPair:
@@ -33,75 +30,51 @@ def new_adapter(llm: LanguageModel, inputs: int, settings: dict[str, Any], seed:
     return AdapterPair(**sides).to(llm.device)
 
 
-def save_adapter(folder: str | Path, pair: AdapterPair, llm: LanguageModel, config: dict[str, Any]) -> None:
-    """Save adapters with all that is needed to use them with the same language model.
+def pack(pair: AdapterPair, llm: LanguageModel, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the tensors and facts that are needed to use adapters with the same language model.
 
     Args:
-        folder: Where to write ``adapter.safetensors`` and ``adapter.json``.
         pair: The adapters.
-        llm: The model they were tuned with: the rows of its reserved tokens are saved along.
+        llm: The model they were tuned with: the rows of its reserved tokens are kept along.
         config: Settings to keep: at least ``injection``, ``prompt`` and ``domain``.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in pair.state_dict().items()}
-    tensors |= {f"token_rows.{name}": rows.contiguous() for name, rows in reserved_rows(llm).items()}
-    with atomic_path(Path(folder) / WEIGHTS) as temporary:
-        save_file(tensors, temporary)
+    tensors = dict(pair.state_dict()) | {f"{_ROWS}{name}": rows for name, rows in reserved_rows(llm).items()}
     shape = pair.user.shape | {"dropout": pair.user.dropout, "noise_epsilon": pair.user.noise_epsilon}
-    write_json(Path(folder) / CONFIG, {"shape": shape, "llm": llm.name, "llm_identity": llm.identity, **config})
+    return tensors, {"shape": shape, "llm": llm.name, "llm_identity": llm.identity, **config}
 
 
-def load_adapter(folder: str | Path, llm: LanguageModel) -> tuple[AdapterPair, dict[str, Any]]:
-    """Load adapters for a language model, and give it their reserved tokens.
+def unpack(fitted: Fitted, llm: LanguageModel) -> AdapterPair:
+    """Return adapters in evaluation mode for a language model, and give it their reserved tokens.
 
     Args:
-        folder: A folder that `save_adapter` wrote.
+        fitted: What `pack` returned.
         llm: The model; its reserved rows are overwritten by the saved ones.
 
-    Returns:
-        The adapters in evaluation mode, and the settings saved with them.
-
     Raises:
-        DataError: A file is missing or damaged.
         ModelError: The adapter is not as wide as the model, or was tuned with another one.
     """
-    config, tensors = _read(folder)
-    shape, path = config["shape"], Path(folder) / WEIGHTS
+    facts, shape = fitted.facts, fitted.facts["shape"]
     if shape["outputs"] != llm.hidden:
         raise ModelError(
-            f"{path}: the adapter is {shape['outputs']} wide, the language model {llm.name} {llm.hidden}; "
-            f"use the model it was tuned with ({config['llm']})"
+            f"the adapter is {shape['outputs']} wide, the language model {llm.name} {llm.hidden}; use the model it was "
+            f"tuned with ({facts['llm']})"
         )
-    if None not in (llm.identity, config.get("llm_identity")) and llm.identity != config["llm_identity"]:
+    if None not in (llm.identity, facts.get("llm_identity")) and llm.identity != facts["llm_identity"]:
         raise ModelError(
-            f"{path}: tuned with another language model ({config['llm']}, {config['llm_identity'][:16]}) than "
+            f"the adapter was tuned with another language model ({facts['llm']}, {facts['llm_identity'][:16]}) than "
             f"{llm.name} ({llm.identity[:16]}); tune it again, or use that model"
         )
     add_reserved_tokens(llm, seed=0)
-    set_reserved_rows(llm, {name: tensors.pop(f"token_rows.{name}") for name in ("input", "output")})
+    set_reserved_rows(llm, {name: fitted.tensors[f"{_ROWS}{name}"] for name in ("input", "output")})
+    return adapters_of(fitted).to(llm.device)
+
+
+def adapters_of(fitted: Fitted) -> AdapterPair:
+    """Return adapters alone, in evaluation mode and on the CPU."""
+    shape = fitted.facts["shape"]
     pair = AdapterPair(MoEAdapter(**shape), MoEAdapter(**shape))
-    pair.load_state_dict(tensors)
-    return pair.to(llm.device).eval(), config
-
-
-def read_adapter(folder: str | Path) -> tuple[AdapterPair, dict[str, Any]]:
-    """Read adapters alone, in evaluation mode and on the CPU, and the settings saved with them.
-
-    Raises:
-        DataError: A file is missing or damaged.
-    """
-    config, tensors = _read(folder)
-    pair = AdapterPair(MoEAdapter(**config["shape"]), MoEAdapter(**config["shape"]))
-    pair.load_state_dict({name: value for name, value in tensors.items() if not name.startswith("token_rows.")})
-    return pair.eval(), config
-
-
-def _read(folder: str | Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    config = read_json(Path(folder) / CONFIG)
-    path = require_file(Path(folder) / WEIGHTS, "tune the explainer first")
-    try:
-        return config, load_file(path)
-    except SafetensorError as error:
-        raise DataError(f"{path}: not a whole safetensors file; delete it and tune again") from error
+    pair.load_state_dict({name: value for name, value in fitted.tensors.items() if not name.startswith(_ROWS)})
+    return pair.eval()
 
 
 def load_authors_adapter(user_state: dict[str, torch.Tensor], item_state: dict[str, torch.Tensor]) -> AdapterPair:

@@ -119,31 +119,27 @@ def _add_truth(found: Explained, path: Path, user_id: str, item_id: str) -> None
 
 def _generate(experiment: Path, pair: Example, found: Explained, device: str) -> str:
     # Only a pair that the run did not cover needs the models.
-    from xrec_repro.explainer.assemble import tuned_explainer, untuned_explainer
-    from xrec_repro.explainer.generation import explain_batch
+    from xrec_repro.methods.base import Run
+    from xrec_repro.methods.driver import load_fitted, make_method
 
     file = experiment / "generation/provenance.json"
     record = read_json(file)
     try:
         settings, inputs, seed = record["settings"], record["inputs"], record["seed"]
         made = Path(record["outputs"]["explanations"]["path"])
-        used = [name for name in ("llm", "embeddings") if name in inputs]
-        paths = {name: locate(inputs[name]["path"], made, experiment) for name in used}
-        if settings["llm"]["source"] == "local":
-            settings["llm"]["path"] = str(locate(settings["llm"]["path"], made, experiment))
+        paths = {name: locate(entry["path"], made, experiment) for name, entry in inputs.items() if name != "examples"}
+        chosen, domain, shown = settings["method"], settings["domain"], settings["profiles_shown"]
     except (KeyError, TypeError) as error:
         raise DataError(f"{file}: lacks {error}; generate the explanations again") from error
     for path in paths.values():
         if not path.exists():
             raise DataError(f"{path}: the run's explanations were made with it and it is gone; run the workflow again")
-    llm, embeddings = paths.get("llm"), paths.get("embeddings")
-    if settings["embeddings"] == "none":
-        explainer = untuned_explainer(settings, settings["domain"], llm, device)
-    else:
-        explainer = tuned_explainer(settings, experiment / "adapter", embeddings, llm, seed, device)
-    if settings["prompt"]["profiles"]:
+    run = Run(seed=seed, device=device, domain=domain, sections=settings, inputs=paths)
+    method = make_method(chosen, "write", run)
+    method.load(load_fitted(paths["weights"].parent) if "weights" in paths else None)
+    if shown:
         pair = replace(pair, user_profile=found.user_profile, item_profile=found.item_profile)
-    return explain_batch(explainer, [pair], settings["generation"], seed)[0]["prediction"]
+    return method.write([pair])[0].text
 
 
 def locate(recorded: str, made: Path, experiment: Path) -> Path:

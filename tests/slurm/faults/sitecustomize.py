@@ -33,9 +33,9 @@ def take_memory() -> None:
 
 
 script = Path(sys.orig_argv[-1])  # Snakemake writes the job, wildcards included, at the head of a copy of the script
-if script.name.endswith((".tune_explainer.py", ".merge_scores.py")) and script.is_file():
+if script.name.endswith((".train_method.py", ".merge_scores.py")) and script.is_file():
     if b"/no_profile/" in script.read_bytes():
         if script.name.endswith(".merge_scores.py"):
             take_memory()
-    elif script.name.endswith(".tune_explainer.py") and not list(Path.cwd().rglob("xrec/*/adapter/checkpoint.*")):
+    elif script.name.endswith(".train_method.py") and not list(Path.cwd().rglob("xrec/*/method/checkpoint.*")):
         slow_down()

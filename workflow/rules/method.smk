@@ -1,4 +1,4 @@
-"""Explanations of the test split: by one job, or by a job a shard and one that joins theirs."""
+"""A method: trained, and its explanations of the test split, by one job, or by a job a shard and one that joins theirs."""
 
 SHARDS = shards_of("generation")
 GENERATION = f"{EXPERIMENT}/generation"
@@ -6,12 +6,43 @@ MADE = f"{GENERATION}/shards/{{shard}}" if SHARDS else GENERATION
 NAMED = "generate_shard_{shard}" if SHARDS else "generate_explanations"
 
 
+rule train_method:
+    input:
+        unpack(method_inputs),
+        unpack(lambda wildcards: own_files(method_places(wildcards))),
+    output:
+        weights=f"{METHOD}/weights.safetensors",
+        facts=f"{METHOD}/method.json",
+        training=f"{METHOD}/training.parquet",
+        provenance=f"{METHOD}/provenance.json",
+    log:
+        f"{EXPERIMENT}/logs/train_method.log",
+    benchmark:
+        f"{EXPERIMENT}/benchmarks/train_method.tsv"
+    priority: 3  # then generation, then scoring by models: what is long and waited for starts first
+    conda:
+        ENVIRONMENT
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(by_llm(4000, 32000)),
+        runtime=scaled(by_llm(720, 840)),
+        gpu=gpu_of_method,
+    params:
+        **split_params(method_settings("fit")),
+        models=own_digests(lambda wildcards: llm_places(wildcards) | method_places(wildcards)),
+        checkpoint=f"{METHOD}/checkpoint.safetensors",
+        compute=config["compute"],
+        code=method_code("train_method", "fit"),
+    script:
+        "../scripts/train_method.py"
+
+
 rule:
     name:
         "generate_shard" if SHARDS else "generate_explanations"
     input:
-        unpack(explainer_inputs),
-        unpack(adapter_inputs),
+        unpack(method_inputs),
+        unpack(written_inputs),
     output:
         explanations=f"{MADE}/explanations.parquet",
         provenance=f"{MADE}/provenance.json",
@@ -26,16 +57,16 @@ rule:
     resources:
         mem_mb=scaled(by_llm(4000, 32000)),
         runtime=scaled(720),
-        gpu=GPUS,
+        gpu=gpu_of_method,
     params:
-        **split_params(explainer_settings("prompt", "embeddings", "adapter", "generation", "llm")),
+        **split_params(method_settings("write")),
         **when(SHARDS, cut=lambda wildcards: pick("generation")(wildcards)["generation"]["batch_size"]),
-        models=own_digests(llm_places),
+        models=own_digests(lambda wildcards: llm_places(wildcards) | method_places(wildcards)),
         partial=f"{MADE}/explanations.partial.jsonl",
         shard="{shard}" if SHARDS else "1-of-1",
         # Whole batches are dealt to shards: those of two sizes would not make a whole.
         compute=config["compute"],
-        code=digest("generate_explanations"),
+        code=method_code("generate_explanations", "write"),
     script:
         "../scripts/generate_explanations.py"
 
@@ -45,8 +76,8 @@ if SHARDS:
     rule gather_explanations:
         input:
             # What the shards read as well: its provenance is to say of the whole what theirs say of a part.
-            unpack(explainer_inputs),
-            unpack(adapter_inputs),
+            unpack(method_inputs),
+            unpack(written_inputs),
             parts=expand(f"{MADE}/explanations.parquet", shard=SHARDS, allow_missing=True),
             records=expand(f"{MADE}/provenance.json", shard=SHARDS, allow_missing=True),
         output:
@@ -63,8 +94,8 @@ if SHARDS:
             mem_mb=scaled(1000),
             runtime=scaled(10),
         params:
-            **split_params(explainer_settings("prompt", "embeddings", "adapter", "generation", "llm")),
-            models=own_digests(llm_places),
+            **split_params(method_settings("write")),
+            models=own_digests(lambda wildcards: llm_places(wildcards) | method_places(wildcards)),
             code=digest("gather_explanations"),
         script:
             "../scripts/gather_explanations.py"

@@ -1,0 +1,101 @@
+"""The texts of a file as a method: any system, wherever it ran, becomes a row of the tables."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from xrec_repro.errors import DataError
+from xrec_repro.methods.base import Method, Settings, Written
+
+if TYPE_CHECKING:
+    from xrec_repro.examples import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files(Settings):
+    """Where the texts are.
+
+    Attributes:
+        file: Texts (`xrec_repro.text_files`) with an ``example_id`` each, or one an example in the order of the test
+            split.
+        references: A second file, with what each text of the first is to be compared with. They are then scored as
+            they stand, also those that are of no example of this run's test split.
+    """
+
+    file: str
+    references: str | None = None
+
+
+class Predictions(Method):
+    """Nothing is trained, and nothing is written anew."""
+
+    Settings = Files
+    files = ("file", "references")
+
+    def explained(self, examples: "Sequence[Example]") -> "list[Example]":
+        """Return the examples that the file has texts of.
+
+        With references of its own a text stands for the test example whose reference is the same text, if there is
+        just one, and otherwise for an example of its own, of no user and no item.
+
+        Raises:
+            DataError: The file lacks examples, has some twice, or has others.
+        """
+        from xrec_repro.text_files import read_ids, read_texts
+
+        file = self.run.inputs["file"]
+        texts, ids = read_texts(file, "prediction"), read_ids(file)
+        if "references" in self.run.inputs:
+            found = self._with_references(examples, len(texts))
+        else:
+            found = list(examples)
+            self._check(found, ids, len(texts))
+        order = [example.example_id for example in found] if ids is None or "references" in self.run.inputs else ids
+        self._texts = dict(zip(order, texts, strict=True))
+        return found
+
+    def _with_references(self, examples: "Sequence[Example]", count: int) -> "list[Example]":
+        from xrec_repro.examples import Example
+        from xrec_repro.text_files import read_texts
+
+        path = self.run.inputs["references"]
+        references = read_texts(path, "reference")
+        if len(references) != count:
+            raise DataError(
+                f"{path} has {len(references)} texts, {self.run.inputs['file']} has {count}; give one reference a text"
+            )
+        once = {text for text, times in Counter(references).items() if times == 1}
+        shared = Counter(example.reference for example in examples)
+        known = {e.reference: e for e in examples if shared[e.reference] == 1 and e.reference in once}
+        width = len(str(count))
+        return [
+            known.get(text) or Example(f"own-{row:0{width}d}", -1, -1, "", "", "", None, None, text, "test")
+            for row, text in enumerate(references)
+        ]
+
+    def _check(self, examples: "Sequence[Example]", ids: Sequence[str] | None, count: int) -> None:
+        file, wanted = self.run.inputs["file"], [example.example_id for example in examples]
+        if ids is None:
+            if count != len(wanted):
+                raise DataError(
+                    f"{file}: {count} texts without example_id for {len(wanted)} examples of the test split; give each "
+                    f"text the example_id that explanations.parquet and examples.parquet have"
+                )
+            return
+        times = Counter(ids)
+        for what, wrong in (
+            ("lacks", [one for one in wanted if one not in times]),
+            ("has twice", [one for one, often in times.items() if often > 1]),
+            ("has, of no example of the test split,", sorted(times.keys() - set(wanted))),
+        ):
+            if wrong:
+                named = ", ".join(wrong[:3]) + (", …" if len(wrong) > 3 else "")
+                raise DataError(f"{file}: it {what} {len(wrong)} of {len(wanted)} examples: {named}; mend the file")
+
+    def write(self, batch: "Sequence[Example]") -> list[Written]:
+        """Return the texts of a batch."""
+        return [Written(self._texts[example.example_id]) for example in batch]
+
+
+METHOD = Predictions

@@ -1,0 +1,57 @@
+"""Instruction tuning of XRec: tune the adapters, measure them on held-out examples, keep them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from xrec_repro.examples import Example
+from xrec_repro.explainer.assemble import fresh_explainer
+from xrec_repro.explainer.bundle import pack
+from xrec_repro.explainer.explainer import Explainer
+from xrec_repro.explainer.llm import weights_digest
+from xrec_repro.explainer.tuning import held_out_losses, tune
+from xrec_repro.methods.base import Fitted
+from xrec_repro.methods.xrec import XRec
+
+KEPT = ("prompt", "injection", "embeddings", "adapter", "tuning")
+
+
+class Fitting(XRec):
+    """XRec as it is tuned; its report has sizes, the loss of the last steps, and the mean validation loss per example.
+
+    (Natural logarithm.) ``cut_prompts`` are those whose titles or profiles the context had no room for.
+    """
+
+    explainer: Explainer | None = None
+
+    def fit(self, examples: Sequence[Example]) -> Fitted:
+        """Tune on the train split, at most ``tuning.max_examples`` of it in the file's order."""
+        explainer = self.explainer or fresh_explainer(**self.parts)
+        tuning = self.run.sections["tuning"]
+        train = [e for e in examples if e.split == "train"][: tuning["max_examples"]]
+        frozen = weights_digest(explainer.llm.model)
+        steps = tune(explainer, train, tuning, self.run.seed, self.run.checkpoint, self.run.identity)
+        losses = [float(np.mean(step)) for step in steps]
+        seen = np.cumsum([len(step) for step in steps]).tolist()
+        unchanged = weights_digest(explainer.llm.model) == frozen
+        validation = held_out_losses(explainer, [e for e in examples if e.split == "val"], tuning["batch_size"])
+        kept = {"domain": self.run.domain} | {key: self.run.sections[key] for key in KEPT} | {"seed": self.run.seed}
+        tensors, facts = pack(explainer.adapters, explainer.llm, kept)
+        explainer.encoder.warn_of_cuts("tuning")
+        cut = {"cut_prompts": len(explainer.encoder.cut)} if explainer.encoder.cut else {}
+        report = cut | {
+            "train_examples": len(train),
+            "steps": len(losses),
+            "stopped_early": seen[-1] < len(train) * tuning["epochs"],
+            "last_losses_mean": float(np.mean(losses[-50:])),
+            "validation_loss": float(np.mean(validation)) if validation else None,
+            "language_model_unchanged": unchanged,
+        }
+        curve = [
+            {"step": step, "examples": count, "loss": loss}
+            for step, (count, loss) in enumerate(zip(seen, losses, strict=True), start=1)
+        ]
+        return Fitted(tensors=tensors, facts=facts, curve=curve, report=report)
+
+
+FIT = Fitting
