@@ -102,11 +102,12 @@ def literal(tree: ast.Module, name: str, default: Any) -> Any:
 
 @lru_cache
 def _imports(path: Path) -> frozenset[Path]:
-    """Return the transitive imports of a file within this package, less what is `RUNTIME`."""
+    """Return the transitive imports of a file within its package and this one, less what is `RUNTIME`."""
     found: set[Path] = set()
     waiting = [path]
     while waiting:
-        for module in map(_locate, _read(waiting.pop())[1]):
+        here = waiting.pop()
+        for module in (_locate(name, here) for name in _read(here)[1]):
             if module and module not in found:
                 found.add(module)
                 waiting.append(module)
@@ -121,12 +122,15 @@ def _imported_names(node: ast.AST) -> list[str]:
     return []
 
 
-def _locate(name: str) -> Path | None:
+def _locate(name: str, here: Path) -> Path | None:
+    """Return the file of a module of this package, or of one beside a user's own module (`xrec_repro.plugins`)."""
     package, *parts = name.split(".")
-    if package != PACKAGE.name or not parts or ".".join(parts) in RUNTIME:
-        return None
-    base = PACKAGE.joinpath(*parts)
-    return next((p for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
+    if package == PACKAGE.name:
+        roots = [PACKAGE.parent] if parts and ".".join(parts) not in RUNTIME else []
+    else:
+        roots = [] if here.is_relative_to(PACKAGE) else list(here.parents)[:3]
+    bases = [root.joinpath(package, *parts) for root in roots]
+    return next((p for base in bases for p in (base.with_suffix(".py"), base / "__init__.py") if p.is_file()), None)
 
 
 # --- Files and models ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -31,8 +32,9 @@ WORKFLOW = Path(workflow.basedir)
 ENVIRONMENT = str(WORKFLOW / "envs/xrec-repro.yaml")
 # With --sdm conda a job runs in an environment that holds the pins but not this package; a module system may have set
 # the variable for its own packages.
-SEARCHED = [str(WORKFLOW / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+SEARCHED = [str(WORKFLOW / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), os.getcwd()]
 os.environ.update(PYTHONPATH=os.pathsep.join(dict.fromkeys(SEARCHED)))
+sys.path.append(os.getcwd())  # for modules of the user's own, here and in jobs
 # Slurm signals all processes of a job. A bash that waits for the script must outlive it: when it ends, so does the job,
 # before the script has saved its state. (From version 5.1 on bash leaves its place to the script by itself.)
 shell.prefix("set -euo pipefail; trap : TERM; ")
@@ -453,7 +455,7 @@ def paper_file(kind, row):
         "train": trained,
         "training": trained,
         "weights": trained and "adapter" in method_class(config, row["experiment"]).sections,
-        "embeddings": chosen["embeddings"] in ("lightgcn", "shuffled"),
+        "embeddings": "embeddings" in needs(row["dataset"], row["experiment"]) and chosen["embeddings"] != "fixed",
         "truth": config["datasets"][row["dataset"]]["source"] == "glassbox",
     }
     paths = {
