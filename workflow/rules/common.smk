@@ -68,9 +68,10 @@ GPUS = gpus_of_a_job(config["compute"])
 THREADS = {"threads": config["compute"]["threads"]}
 BUNDLED = ("minilm",)  # names of models that a package carries
 # What tables, figures and reports read of the folder resources.
+COMPARED = ["published/signatures.csv", "models.tsv"]  # what tells whether a score compares with a published one
 TABLE1, TABLE2 = (
-    ["published/study_table1.csv", "published/xrec_table1.csv"],
-    ["published/study_table2.csv"],
+    ["published/study_table1.csv", "published/xrec_table1.csv", *COMPARED],
+    ["published/study_table2.csv", *COMPARED],
 )
 TABLE3 = ["published/study_table3.csv", "published/statements.csv", "hardware.tsv"]
 AUDITED = [f"published/{path.name}" for path in sorted(Path(RESOURCES, "published").glob("*.csv"))] + ["hardware.tsv"]
@@ -118,7 +119,7 @@ def digest(stem, *modules):
 
 def resource_inputs(*names):
     """Return files of the folder resources as inputs; `resource_digests` tells when they change, not their times."""
-    return [ancient(f"{RESOURCES}/{name}") for name in names]
+    return [ancient(f"{RESOURCES}/{name}") for name in dict.fromkeys(names)]
 
 
 def resource_digests(*names):
