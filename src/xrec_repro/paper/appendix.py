@@ -178,7 +178,10 @@ def _comparisons_table(
         ["Experiment", "Column", "Decision"],
         COMPARISON_HEADS,
         lines,
-        [comparison_note(settings, sum(one.p is not None for one in compared.values()))],
+        [
+            comparison_note(settings, sum(one.p is not None for one in compared.values())),
+            "Scores of a whole set of texts fall with its size: those of sets of two sizes are not compared.",
+        ],
     )
 
 
