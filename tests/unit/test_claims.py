@@ -329,13 +329,13 @@ def test_uniqueness_is_judged_for_every_seed(tmp_path, root):
 def test_the_demo_is_judged_and_said_to_be_one(tmp_path, root):
     demo = system_rows(tmp_path, 0.03, 0.08, kind="demo")
     found, text = judge(tmp_path, root, demo)
-    assert found["claim3"]["verdicts"]["run"]["demo"] == ["Books"]
-    assert "| validated (demo) |" in text and "Warning: rows of the demo" in text
+    assert found["claim3"]["verdicts"]["run"]["small"] == {"Books": "demo"}
+    assert "| validated (demo) |" in text and "Warning: what a generated world (demo)" in text
     found, text = judge(
         tmp_path, root, demo + system_rows(tmp_path, 0.03, 0.08, dataset="films", dataset_label="Films")
     )
     assert "| validated (partly demo) |" in text
-    assert "- Books (demo: models trained on the spot" in text and "- Films: validated" in text
+    assert "- Books (demo: says nothing of the published models): validated" in text and "- Films: validated" in text
 
 
 def test_without_correction_the_bare_p_decides(tmp_path, root):

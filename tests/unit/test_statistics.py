@@ -313,7 +313,7 @@ def test_appendix_has_every_number(rows, tmp_path):
     text = out[1].read_text()
     assert f"| Full | f1 | {first['mean']:.4f} | {first['mean_low']:.4f} to {first['mean_high']:.4f} |" in text
     assert "Holm: corrected for all 4 tests" in text
-    assert "Warning: rows of the demo" in text and "| Less† | f1\\_std |" in text
+    assert "Warning: what a generated world (demo)" in text and "| Less† | f1\\_std |" in text
     assert "averages over the seeds" in text and "`judge|v:1`" in text
     before = [path.read_bytes() for path in out]
     write_statistics(rows, SECTION, *out)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from xrec_repro.errors import DataError
+from xrec_repro.paper.kinds import kind_of
 from xrec_repro.paper.tables import DEFAULT_COLUMNS, METRICS, make_table1, make_table2
 
 ROBERTA = "FacebookAI/roberta-large|rev:722cf37b1afa9454edce342e7895e588b6ff1d59"
@@ -134,7 +135,7 @@ def test_demo_rows_are_called_so_and_warned_about(tmp_path, root):
     assert rows[-1]["source"] == "this run (demo)"
     assert rows[-1]["bertscore_f1_rank"] == ""
     for text in (markdown, tex):
-        assert "models trained on the spot" in text
+        assert "trained on the spot" in text
     _, markdown, _ = make(tmp_path, root, [entry(0.99)], {"amazon": "Amazon-books"})
     assert "trained on the spot" not in markdown
 
@@ -163,7 +164,7 @@ def test_mixed_signatures_are_refused(tmp_path, root):
     [
         ([], "there is nothing to print"),
         ([entry(0.5), entry(0.5)], "amazon/xrec/seed1 is given twice"),
-        ([entry(0.5, kind="real")], "kind 'real'; say demo or measured"),
+        ([entry(0.5, kind="real")], "kind 'real'; say one of measured, scratch, demo"),
         ([entry(0.5), entry(0.5, seed=2, summary={"usr": cell(1.0, None, USR)})], "not those of the other seeds"),
         ([entry(float("nan"))], "bertscore_f1 is not a finite number"),
         ([entry(0.5, summary={"usr": {"mean": 1.0}})], "usr needs mean, std, n and signature"),
@@ -305,6 +306,21 @@ def test_wide_tables_are_split_and_keep_their_number(tmp_path, root):
     assert widths == [11, 6, 11, 5]
     assert tex.count("\\addtocounter{table}{-1}") == 3
     assert len(set(re.findall(r"\\label{(.+)}", tex))) == 4
+
+
+def test_a_demo_is_a_matter_of_what_a_run_uses(tmp_path, root):
+    assert kind_of("glassbox", "scratch") == kind_of("glassbox", "hub") == "demo"
+    assert (kind_of("table", "scratch"), kind_of("release", "scratch")) == ("scratch", "scratch")
+    assert kind_of("table", "hub") == kind_of("release", "local") == "measured"
+    for kind, source in (
+        ("demo", "this run (demo)"),
+        ("scratch", "this run (scratch model)"),
+        ("measured", "this run"),
+    ):
+        mine = entry(0.4, kind=kind, published_model="XRec w/o profile")
+        rows, markdown, _ = make(tmp_path, root, [mine], {"amazon": "Amazon-books"}, show_difference=True)
+        assert rows[-1]["source"] == source
+        assert ("trained on the spot" in markdown) == (kind != "measured") == (rows[-1]["usr_difference"] == "")
 
 
 def test_differences_are_those_from_the_studys_row(tmp_path, root):

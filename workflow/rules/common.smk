@@ -23,6 +23,7 @@ from xrec_repro.config import (
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
+from xrec_repro.paper.kinds import kind_of
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
@@ -402,7 +403,7 @@ def paper_row(dataset, experiment, seed):
         "experiment_label": config["experiments"][experiment]["label"],
         "published_model": config["experiments"][experiment]["published_model"],
         "seed": seed,
-        "kind": "demo" if chosen["llm"]["source"] == "scratch" else "measured",
+        "kind": kind_of(config["datasets"][dataset]["source"], chosen["llm"]["source"]),
         "few": chosen["generation"]["subset"] < 1,
     }
 

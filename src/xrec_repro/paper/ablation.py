@@ -14,6 +14,7 @@ from matplotlib.patches import Patch
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.paper.comparable import Comparable, apart
+from xrec_repro.paper.kinds import LABELS, warnings
 from xrec_repro.paper.published import PublishedScores, study_name
 from xrec_repro.paper.rows import TENTH
 from xrec_repro.paper.style import Look, drawing, footnote, look, metric_label, save
@@ -146,8 +147,8 @@ def _measured_panel(rows: Sequence[Mapping[str, Any]]) -> _Panel:
             raise DataError(f"figure 2: {_place(row)} is given twice; name it once")
         group.append(row)
     bars = [_measured_bar(group) for experiments in runs.values() for group in experiments.values()]
-    demo = any(row["kind"] == "demo" for row in rows)
-    return _Panel(f"(c) This run\n({'demo' if demo else 'measured'})", bars)
+    kinds = dict.fromkeys(LABELS[row["kind"]] or "measured" for row in rows)
+    return _Panel(f"(c) This run\n({', '.join(kinds)})", bars)
 
 
 def _apart(
@@ -310,6 +311,4 @@ def _caption(
         parts.append(f"Whiskers: {100 * settings['confidence']:g} % bootstrap interval of the mean.")
     if any(bar.few for panel in panels for bar in panel.bars):
         parts.append("† a part of the test set only.")
-    if any(row["kind"] == "demo" for row in rows):
-        parts.append("Warning: the demo's models are trained on the spot and not to be compared with published ones.")
-    return " ".join(parts)
+    return " ".join(parts + warnings(row["kind"] for row in rows))

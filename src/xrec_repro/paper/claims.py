@@ -13,6 +13,7 @@ from xrec_repro.io import require_file, write_json, write_text
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, PublishedNumbers, run_findings
 from xrec_repro.paper.claims_report import Judged, report
 from xrec_repro.paper.comparable import Comparable
+from xrec_repro.paper.kinds import LABELS
 from xrec_repro.paper.runs import Run, load_runs
 from xrec_repro.paper.statistics import Settings
 
@@ -157,7 +158,7 @@ def _run_verdict(found: Findings, hold: str | float, runs: Sequence[Run]) -> dic
     used = [run for run in runs if run.dataset_label in labels]
     by_dataset = {label: _summary([item for item in found.evidence if item.dataset == label], hold) for label in labels}
     return _summary(found.evidence, hold) | {
-        "demo": list(dict.fromkeys(run.dataset_label for run in used if run.kind == "demo")),
+        "small": {run.dataset_label: LABELS[run.kind] for run in used if LABELS[run.kind]},
         "datasets": by_dataset,
         "gaps": dict(found.gaps),
     }

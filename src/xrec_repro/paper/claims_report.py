@@ -65,8 +65,9 @@ def _verdicts(judged: Sequence[Judged], runs: Sequence[Run]) -> str:
             cells += [one.verdicts[name]["stated"] or "–", one.verdicts[name]["recomputed"]]
         run = one.verdicts["run"]
         marks = ["no test"] if run["datasets"] and not run["tested"] else []
-        if run["demo"]:
-            marks.append("demo" if len(run["demo"]) == len(run["datasets"]) else "partly demo")
+        if run["small"]:
+            partly = "" if len(run["small"]) == len(run["datasets"]) else "partly "
+            marks.append(partly + " and ".join(dict.fromkeys(run["small"].values())))
         cells += [run["verdict"] + (f" ({', '.join(marks)})" if marks else ""), run["by_direction"]]
         lines.append(("", cells))
     notes = ["no test: only thresholds, or directions of differences from published numbers, could be judged."]
@@ -136,8 +137,8 @@ def _paper_text(said: Mapping[str, Any], found: Findings) -> str:
 def _run_text(said: Mapping[str, Any], found: Findings, settings: Settings) -> str:
     text = f"Verdict: {said['verdict']}; {_counts(said)}. By directions alone: {said['by_direction']}.\n"
     for label, part in said["datasets"].items():
-        demo = " (demo: models trained on the spot, which say nothing of the published ones)"
-        text += f"\n- {label}{demo if label in said['demo'] else ''}: {part['verdict']}; {_counts(part)}."
+        small = f" ({said['small'][label]}: says nothing of the published models)" if label in said["small"] else ""
+        text += f"\n- {label}{small}: {part['verdict']}; {_counts(part)}."
     parts = [text + "\n"] if said["datasets"] else [text]
     tested = [item for item in found.evidence if item.comparison]
     if tested:

@@ -9,6 +9,7 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.paper.comparable import Comparable, apart
+from xrec_repro.paper.kinds import LABELS, run_source
 from xrec_repro.paper.published import PublishedScores, study_name
 
 FEW_NOTE = "† In this run, only a part of the test set was explained."
@@ -37,7 +38,7 @@ class Row:
             (`Comparable.differences`); only of measured rows.
         differences: Column -> measured minus published by the study, where that is asked for and the two compare.
         printed: Column -> the number as published.
-        kind: ``published``, ``measured`` or ``demo``.
+        kind: ``published``, or one of `kinds.LABELS`.
         few: Whether only a part of the test set was explained.
         test_examples: How many the whole test set has, where that is known.
     """
@@ -62,11 +63,6 @@ class Row:
 def metric_of(column: str) -> str:
     """Return the metric that a column holds the mean or the standard deviation of."""
     return column.removesuffix(STD)
-
-
-def run_source(kind: str) -> str:
-    """Return how the tables call the source of this run's rows."""
-    return "this run (demo)" if kind == "demo" else "this run"
 
 
 def dataset_blocks(entries: Sequence[Entry]) -> Iterator[tuple[str, str, list[Entry]]]:
@@ -194,7 +190,7 @@ def _beside(
 
 def _with_differences(row: Row, study: PublishedScores | None) -> Row:
     """Return a measured row with its differences from the study's row of the same system."""
-    # The demo's models are no attempt at the published ones, so a difference would say nothing.
+    # Other kinds are no attempt at the published models, so a difference would say nothing.
     if study is None or row.kind != "measured":
         return row
     place = (study.reported_by, study.n_test)
@@ -218,8 +214,8 @@ def _check_entry(table: str, entry: Entry, group: Sequence[Entry]) -> None:
     place = f"{table}: {entry['dataset']}/{entry['experiment']}/seed{entry['seed']}"
     if sum(other["seed"] == entry["seed"] for other in group) > 1:
         raise DataError(f"{place} is given twice; name it once")
-    if entry["kind"] not in ("demo", "measured") or entry["kind"] != group[0]["kind"]:
-        raise DataError(f"{place}: kind {entry['kind']!r}; say demo or measured, for all seeds alike")
+    if entry["kind"] not in LABELS or entry["kind"] != group[0]["kind"]:
+        raise DataError(f"{place}: kind {entry['kind']!r}; say one of {', '.join(LABELS)}, for all seeds alike")
     summary, expected = entry["summary"], group[0]["summary"]
     if not summary or set(summary) != set(expected):
         raise DataError(f"{place}: no metric, or not those of the other seeds; score it again")

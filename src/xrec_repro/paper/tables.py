@@ -9,6 +9,7 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.paper.comparable import WHOLE_SET, Comparable, apart
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.published import (
     check_published_names,
     load_published_table1,
@@ -67,9 +68,9 @@ def make_score_table(
     Args:
         number: 1 (XRec with and without profiles) or 2 (ablations): which published rows stand beside.
         entries: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed,
-            summary (column -> mean, std, n, signature, and maybe missing), kind (``measured``, or ``demo``: trained
-            on the spot), and maybe few (only a part of the test set was explained), test_examples (of the whole test
-            set) and published_model (the study's name of the experiment, or None).
+            summary (column -> mean, std, n, signature, and maybe missing), kind (one of `kinds.LABELS`), and maybe few
+            (only a part of the test set was explained), test_examples (of the whole test set) and published_model (the
+            study's name of the experiment, or None).
         published_as_by_dataset: Data set -> its name in the published tables, or None.
         resources_folder: The folder ``resources``.
         out_csv: Where the CSV file goes.
@@ -79,7 +80,7 @@ def make_score_table(
         columns: Metrics to print in Markdown and LaTeX, in this order, or None for all. Where the table has none of
             them, all are printed.
         show_difference: Whether to print, under measured rows with a `published_model`, measured minus published by
-            the study. Rows of the demo are not to be compared with published ones and get none.
+            the study. Rows of other kinds than ``measured`` get none.
         all_published: Whether to print the published rows of data sets that this run does not have, too.
 
     Raises:
@@ -259,11 +260,7 @@ def _notes(table: _Table) -> list[str]:
         notes.append(
             "measured − study: the row above less the study's row of the same data set and model, where they compare."
         )
-    if "demo" in kinds:
-        notes.append(
-            "Warning: rows of the demo come from models trained on the spot. They show that the workflow works, "
-            "say nothing about the published models, and are not to be compared with published rows."
-        )
+    notes += warnings(kinds)
     if any(row.seeds > 1 for row in rows):
         notes.append("Rows with several seeds are means over the seeds; the CSV file gives their spread.")
     return notes
