@@ -259,7 +259,7 @@ def test_what_is_drawn_is_what_was_measured(tmp_path, drawn):
     assert (
         "90% bootstrap interval" in caption
         and "lower is better" in caption
-        and "Warning: what a generated world (demo)" in caption
+        and "Warning: what a generated world" in caption
     )
 
 
