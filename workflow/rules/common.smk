@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import (
     READ,
+    READ_EMBEDDINGS,
     check_config,
     complete,
     expand_sweeps,
@@ -17,12 +18,14 @@ from xrec_repro.config import (
     load_schema,
     merge,
     raw_files,
+    recommender,
     settings,
     sweep_members,
 )
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
+from xrec_repro.recommenders import module_file, recommender_class
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
@@ -79,6 +82,7 @@ AUDITED = [f"published/{path.name}" for path in sorted(Path(RESOURCES, "publishe
 wildcard_constraints:
     dataset="|".join(re.escape(name) for name in DATASETS),
     experiment="|".join(dict.fromkeys(re.escape(name) for _, name in PAIRS)),
+    recommender="|".join(map(re.escape, config["recommenders"])),
     seed=r"\d+",
     shard=r"\d+-of-\d+",
 
@@ -285,16 +289,39 @@ def explainer_inputs(wildcards):
     return (
         example_inputs(wildcards, chosen["prompt"]["profiles"])
         | llm_inputs(wildcards)
-        | when(chosen["embeddings"] in ("lightgcn", "shuffled"), embeddings=embeddings_file(**wildcards))
+        | when(chosen["embeddings"]["as"] in READ_EMBEDDINGS, embeddings=embeddings_file(**wildcards))
     )
 
 
 def embeddings_file(dataset, experiment, seed, **_):
-    """Return the recommender's embeddings: the data set's, or an experiment's own where it overrides the recommender."""
-    if settings(config, dataset, experiment)["recommender"] == settings(config, dataset)["recommender"]:
-        return f"{SHARED.format(dataset=dataset)}/lightgcn/seed{seed}/embeddings.safetensors"
-    own = EXPERIMENT.format(dataset=dataset, experiment=experiment, seed=seed)
-    return f"{own}/lightgcn/embeddings.safetensors"
+    """Return the embeddings of the recommender that an experiment names, which all that name it share."""
+    name = settings(config, dataset, experiment)["embeddings"]["of"]
+    return f"{SHARED}/recommender/{name}/seed{seed}/embeddings.safetensors".format(dataset=dataset)
+
+
+def recommender_entry(wildcards):
+    """Return a recommender's entry, and where it stands."""
+    return recommender(config, wildcards.dataset, wildcards.recommender), f"recommenders.{wildcards.recommender}"
+
+
+def recommender_places(wildcards):
+    """Return the folder of a release of the user's own, where a recommender reads it."""
+    return release_places(wildcards) if "release" in recommender_class(*recommender_entry(wildcards)).needs else {}
+
+
+def recommender_digest(wildcards):
+    """Return the digest of what trains a recommender: the stage's code and its own module's, in the package or not."""
+    script = WORKFLOW / "workflow/scripts/train_recommender.py"
+    return code_digest(str(script), module_file(*recommender_entry(wildcards)))
+
+
+def recommender_inputs(wildcards):
+    """Return the graph, and the release and the ids in it where a recommender reads them."""
+    shared = SHARED.format(dataset=wildcards.dataset)
+    reads = "release" in recommender_class(*recommender_entry(wildcards)).needs
+    return {"graph": f"{shared}/split/graph.parquet"} | (
+        {"ids": f"{shared}/kcore/interactions.parquet"} | release_folder(wildcards) if reads else {}
+    )
 
 
 def adapter_inputs(wildcards):
@@ -302,18 +329,22 @@ def adapter_inputs(wildcards):
     chosen = settings(config, wildcards.dataset, wildcards.experiment)
     folder = f"{EXPERIMENT}/adapter".format(**wildcards)
     return when(
-        chosen["embeddings"] != "none", weights=f"{folder}/adapter.safetensors", config=f"{folder}/adapter.json"
+        chosen["embeddings"]["as"] != "none", weights=f"{folder}/adapter.safetensors", config=f"{folder}/adapter.json"
     )
 
 
 def explainer_settings(*sections):
-    """Return a params function: sections, and what an explainer needs of the data set and the recommender."""
+    """Return a params function: sections, and what an explainer needs of the data set and the recommender.
+
+    Of `embeddings` it is told the form alone: whose they are decides which file is its input.
+    """
 
     def chosen(wildcards):
         merged = settings(config, wildcards.dataset, wildcards.experiment)
         return {name: merged[name] for name in sections} | {
             "domain": config["datasets"][wildcards.dataset]["domain"],
-            "embedding_width": merged["recommender"]["dim"],
+            "embeddings": merged["embeddings"]["as"],
+            "embedding_width": recommender(config, wildcards.dataset, merged["embeddings"]["of"])["dim"],
         }
 
     return chosen
@@ -411,10 +442,10 @@ def paper_file(kind, row):
     chosen = settings(config, row["dataset"], row["experiment"])
     shared, own = SHARED.format(**row), EXPERIMENT.format(**row)
     present = {
-        "train": chosen["embeddings"] != "none",
-        "training": chosen["embeddings"] != "none",
-        "weights": chosen["embeddings"] != "none",
-        "embeddings": chosen["embeddings"] in ("lightgcn", "shuffled"),
+        "train": chosen["embeddings"]["as"] != "none",
+        "training": chosen["embeddings"]["as"] != "none",
+        "weights": chosen["embeddings"]["as"] != "none",
+        "embeddings": chosen["embeddings"]["as"] in READ_EMBEDDINGS,
         "truth": config["datasets"][row["dataset"]]["source"] == "glassbox",
         "user_profiles": chosen["prompt"]["profiles"],
         "item_profiles": chosen["prompt"]["profiles"],
