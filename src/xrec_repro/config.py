@@ -110,9 +110,8 @@ def check_config(config: Config, schema: Config) -> None:
     if config["metrics"]["bertscore"]["model"] == "scratch":
         raise ConfigError("configuration: metrics.bertscore.model: no run trains one; use minilm, or a folder")
     for place, name in _named_experiments(config):
-        if name not in config["experiments"]:
-            known = hint(name, config["experiments"])
-            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{known}")
+        if name not in (known := config["experiments"]):
+            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
 
 
 def _named_experiments(config: Config) -> Iterator[tuple[str, str]]:
