@@ -11,9 +11,9 @@ from harness import arguments, compare, record, run, seconds
 from torch import Tensor, nn
 from torch_geometric.nn.models import LightGCN as PeerLightGCN
 
-from xrec_repro.recommender.evaluate import BLOCK, recall_ndcg
-from xrec_repro.recommender.lightgcn import LightGCN
-from xrec_repro.recommender.sampling import NegativeSampler
+from xrec_repro.recommenders.evaluate import BLOCK, inner_product, recall_ndcg
+from xrec_repro.recommenders.factors import Factors
+from xrec_repro.recommenders.sampling import NegativeSampler
 from xrec_repro.seeding import numpy_rng, torch_generator
 
 SETTINGS = {"dim": 64, "layers": 4, "combine": "sum", "regularise": "initial", "weight_decay": 1e-6}
@@ -42,7 +42,7 @@ class CooLightGCN(nn.Module):
         return final[: self.n_users], final[self.n_users :]
 
 
-def peers(model: LightGCN, edges: Tensor, n_users: int, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, tuple]:
+def peers(model: Factors, edges: Tensor, n_users: int, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, tuple]:
     """Return claim -> (parameter, loss of the batch) of each peer."""
     users, positives, negatives = batch
     pairs = [torch.stack([users, items + n_users]) for items in (positives, negatives)]
@@ -105,7 +105,7 @@ def check(ours: tuple, theirs: tuple, name: str) -> None:
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5, msg=lambda text: f"{name}, gradient: {text}")
 
 
-def product_facts(model: LightGCN, step_seconds: float) -> dict[str, float]:
+def product_facts(model: Factors, step_seconds: float) -> dict[str, float]:
     """Count the bytes that the sparse products of a step touch, and set them against a plain copy's."""
     adjacency, table = model.adjacency, model.table.detach()
     row = table.shape[1] * 4
@@ -124,15 +124,15 @@ def product_facts(model: LightGCN, step_seconds: float) -> dict[str, float]:
     }
 
 
-def evaluation_facts(model: LightGCN, edges: Tensor) -> dict[str, float]:
+def evaluation_facts(model: Factors, edges: Tensor) -> dict[str, float]:
     """Time Recall@20 of all users and say how large its largest matrix is."""
-    user, item = model.embeddings()
+    scored = inner_product(*model.embeddings())
     start = time.perf_counter()
-    recall_ndcg(user, item, edges[:, ::2], edges[:, 1::2], k=20)
+    recall_ndcg(*scored, edges[:, ::2], edges[:, 1::2], k=20)
     return {
         "seconds for Recall@20 of all users": round(time.perf_counter() - start, 2),
-        "MB of scores at a time": round(BLOCK * len(item) * 4 / 1e6, 1),
-        "MB that users x items would take": round(len(user) * len(item) * 4 / 1e6, 1),
+        "MB of scores at a time": round(BLOCK * scored[1][1] * 4 / 1e6, 1),
+        "MB that users x items would take": round(scored[1][0] * scored[1][1] * 4 / 1e6, 1),
     }
 
 
@@ -141,7 +141,7 @@ def main(args: argparse.Namespace) -> None:
     users, items, data = yelp_edges(args.smoke)
     n_users, n_items = int(users.max()) + 1, int(items.max()) + 1
     edges = torch.stack([torch.from_numpy(users), torch.from_numpy(items)])
-    model = LightGCN(edges, n_users, n_items, SETTINGS, torch_generator(1, "benchmark init"))
+    model = Factors(edges, n_users, n_items, **SETTINGS, generator=torch_generator(1, "benchmark init"))
     rows = torch.from_numpy(numpy_rng(1, "batch").permutation(len(users))[:BATCH])
     negatives = torch.from_numpy(NegativeSampler(users, items).draw(numpy_rng(1, "negatives")))
     batch = edges[0, rows], edges[1, rows], negatives[rows]

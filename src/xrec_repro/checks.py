@@ -66,3 +66,29 @@ def _number_hint(error: ValidationError) -> str:
 def listed(names: str | list[str]) -> list[str]:
     """Return a list of what may stand alone."""
     return [names] if isinstance(names, str) else names
+
+
+def impossible(value: Any, place: str = "") -> Iterator[str]:
+    """Yield what no setting can be, which the schema's comparisons would let pass or choke on."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place}: {value} is not a number to compute with; write a finite one"
+    elif isinstance(value, int) and value.bit_length() > 63:
+        yield f"{place}: an integer of {value.bit_length()} bits is more than any setting can be; write a smaller one"
+    elif isinstance(value, list):
+        for row, one in enumerate(value):
+            yield from impossible(one, f"{place}.{row}")
+    elif isinstance(value, dict):
+        for key, one in value.items():
+            below = f"{place}.{key}" if place else f"{key}"
+            if not isinstance(key, str):
+                yield f"{below}: a key is a text, not {type(key).__name__}; put it in quotes"
+            yield from impossible(one, below)
+
+
+def absent(value: Any, schema: dict[str, Any], place: str) -> Iterator[str]:
+    """Yield the keys that a schema knows and a value lacks, at whatever depth."""
+    for key, child in schema.get("properties", {}).items():
+        if key not in value:
+            yield f"{place}.{key}"
+        elif isinstance(value[key], dict):
+            yield from absent(value[key], child, f"{place}.{key}")

@@ -5,26 +5,26 @@ This module is imported by the Snakefile, which is parsed again in every job: it
 
 import copy
 import glob
-import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from xrec_repro.checks import hint, listed, problems
+from xrec_repro.checks import absent, hint, impossible, listed, problems
 from xrec_repro.config_files import read_config_file
 from xrec_repro.errors import ConfigError
 from xrec_repro.methods import METHODS
 from xrec_repro.methods.base import Method
+from xrec_repro.recommenders import settings_of
 
-# Sections that an experiment may override: everything else is computed once a data set and shared. One that overrides
-# the recommender trains its own.
-EXPERIMENT_SECTIONS = ("recommender", "prompt", "embeddings", "adapter", "injection", "tuning", "generation")
+# Sections that an experiment may override: everything else is computed once a data set and shared.
+EXPERIMENT_SECTIONS = ("prompt", "embeddings", "adapter", "injection", "tuning", "generation")
+READ_EMBEDDINGS = ("trained", "shuffled")  # forms of `embeddings.as` that take a recommender
 
 # Sources of raw reviews, and the files that each needs.
 READ = dict.fromkeys(("amazon", "amazon2023", "yelp", "google"), ("reviews", "items")) | {"table": ("reviews",)}
@@ -86,11 +86,10 @@ def check_config(config: Config, schema: Config) -> None:
     Raises:
         ConfigError: Names the first offending key and what to do.
     """
-    _refuse_first(_impossible(config))
+    _refuse_first(impossible(config))
     _refuse_first(problems(config, schema))
-    missing = next(_absent(config["defaults"], schema["$defs"]["settings"], "defaults"), None)
-    if missing:
-        raise ConfigError(f"configuration: {missing}: missing; config/config.yaml gives its default")
+    missing = absent(_shared(config), schema["$defs"]["settings"], "defaults")
+    _refuse_first(f"{one}: missing; config/config.yaml gives its default" for one in missing)
     config = complete(config)
     if config["sweeps"]:
         config = expand_sweeps(config)
@@ -101,6 +100,7 @@ def check_config(config: Config, schema: Config) -> None:
                 place = f"configuration: experiments.{name}.per_dataset.{dataset}"
                 raise ConfigError(f"{place}: not in datasets{hint(dataset, config['datasets'])}")
         _check_overrides(config, schema, name)
+    _check_recommenders(config)
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
     bertscore = config["metrics"]["bertscore"]
@@ -112,9 +112,8 @@ def check_config(config: Config, schema: Config) -> None:
             "alone; for a folder name the baseline of its model, e.g. roberta-large"
         )
     for place, name in _named_experiments(config):
-        if name not in config["experiments"]:
-            meant = hint(name, config["experiments"])
-            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{meant}")
+        if name not in (known := config["experiments"]):
+            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
 
 
 def _check_overrides(config: Config, schema: Config, name: str) -> None:
@@ -133,15 +132,17 @@ def _check_overrides(config: Config, schema: Config, name: str) -> None:
             if key not in known:
                 raise ConfigError(f"{place}.{part}.{key}: unknown key{hint(key, {*own, *EXPERIMENT_SECTIONS})}")
             if key not in EXPERIMENT_SECTIONS:
+                named = "add an entry to recommenders, and name it in overrides.embeddings.of"
+                shared = "set it in defaults or datasets.<name>.overrides instead"
                 raise ConfigError(
-                    f"{place}.{part}.{key}: shared by all experiments of a data set; set it in defaults or "
-                    f"datasets.<name>.overrides instead"
+                    f"{place}.{part}.{key}: shared by all experiments of a data set; "
+                    f"{named if key == 'recommenders' else shared}"
                 )
-            if key not in (*kind.sections, "generation", "recommender"):
+            if key not in (*kind.sections, "generation"):
                 raise ConfigError(f"{place}.{part}.{key}: the method {experiment['method']!r} does not read it")
-        shared = {key: value for key, value in overrides.items() if key not in own}
+        sections = {key: value for key, value in overrides.items() if key not in own}
         whole = {"$defs": schema["$defs"], "$ref": "#/$defs/settings"}
-        _refuse_first(problems(shared, whole, f"experiments.{name}.{part}"))
+        _refuse_first(problems(sections, whole, f"experiments.{name}.{part}"))
 
 
 def _named_experiments(config: Config) -> Iterator[tuple[str, str]]:
@@ -174,6 +175,7 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
     if abs(sum(chosen["split"]["ratios"]) - 1) > 1e-6:
         raise ConfigError(f"{place}: split.ratios must add up to 1, not {sum(chosen['split']['ratios']):g}")
     _check_llm(chosen["llm"], place)
+    _check_embeddings(config, dataset, chosen["embeddings"], place)
     entry = config["datasets"][dataset]
     source = entry["source"]
     for key in _NEEDED[source]:
@@ -191,6 +193,35 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
         raise ConfigError(f"{place}: profiles.references: {source} has no published texts; use chat or extractive")
     if chosen["profiles"]["backend"] == "published" and source != "release":
         raise ConfigError(f"{place}: profiles.backend: {source} has no published profiles; use chat or extractive")
+
+
+def _check_recommenders(config: Config) -> None:
+    """Check every recommender, by itself and where a data set overrides it."""
+    if "recommenders" in config["defaults"]:
+        raise ConfigError("configuration: defaults.recommenders: recommenders are a section of their own, at the top")
+    for name in config["recommenders"]:
+        settings_of(_like(config["recommenders"], name), f"configuration: recommenders.{name}")
+    for dataset, entry in config["datasets"].items():
+        place = f"configuration: datasets.{dataset}.overrides.recommenders"
+        for name in entry["overrides"].get("recommenders", {}):
+            if name not in config["recommenders"]:
+                raise ConfigError(f"{place}.{name}: not in recommenders{hint(name, config['recommenders'])}")
+            settings_of(recommender(config, dataset, name), f"{place}.{name}")
+
+
+def _check_embeddings(config: Config, dataset: str, chosen: Config, place: str) -> None:
+    name = chosen["of"]
+    if name not in config["recommenders"]:
+        raise ConfigError(
+            f"{place}: embeddings.of names {name!r}, which is not in recommenders{hint(name, config['recommenders'])}"
+        )
+    kind, _ = settings_of(recommender(config, dataset, name), f"configuration: recommenders.{name}")
+    if (
+        chosen["as"] in READ_EMBEDDINGS
+        and "release" in kind.needs
+        and config["datasets"][dataset]["source"] != "release"
+    ):
+        raise ConfigError(f"{place}: embeddings.of: {name!r} reads a release, and {dataset} is none; take another one")
 
 
 def _check_llm(llm: Config, place: str) -> None:
@@ -220,8 +251,8 @@ def gpus_of_a_job(compute: Config, driver: Path = Path("/dev/nvidiactl")) -> int
 
 
 def settings(config: Config, dataset: str, experiment: str | None = None) -> Config:
-    """Return the settings of a data set, or of an experiment on it: defaults, overlaid twice."""
-    merged = merge(config["defaults"], config["datasets"][dataset]["overrides"])
+    """Return the settings of a data set, or of an experiment on it: defaults and recommenders, overlaid twice."""
+    merged = merge(_shared(config), config["datasets"][dataset]["overrides"])
     if experiment is not None:
         entry = config["experiments"][experiment]
         changed = merge(entry["overrides"], entry.get("per_dataset", {}).get(dataset, {}))
@@ -244,6 +275,33 @@ def method_class(config: Config, experiment: str) -> type[Method]:
     """Return the class of the method of an experiment."""
     name = config["experiments"][experiment]["method"]
     return METHODS.chosen(config["methods"][name], f"configuration: methods.{name}")
+
+
+def _shared(config: Config) -> Config:
+    return config["defaults"] | {"recommenders": config["recommenders"]}
+
+
+def recommender(config: Config, dataset: str, name: str) -> Config:
+    """Return a recommender's entry on a data set, with what it takes over from the one that it is like.
+
+    Raises:
+        ConfigError: There is no such entry, or a `like` leads nowhere or in a circle.
+    """
+    return _like(settings(config, dataset)["recommenders"], name)
+
+
+def _like(entries: Config, name: str) -> Config:
+    chain: list[str] = []
+    while name is not None:
+        if name not in entries:
+            place = f"configuration: recommenders.{chain[-1]}.like" if chain else "configuration: recommenders"
+            raise ConfigError(f"{place}: there is no {name!r}{hint(name, entries)}")
+        if name in chain:
+            raise ConfigError(f"configuration: recommenders.{name}.like: it is like itself, by way of {chain[-1]!r}")
+        chain.append(name)
+        name = entries[name].get("like")
+    whole = [entries[one].items() for one in reversed(chain)]
+    return {key: value for entry in whole for key, value in entry if key != "like"}
 
 
 def raw_files(config: Config) -> dict[str, dict[str, list[str]]]:
@@ -284,7 +342,8 @@ def expand_sweeps(config: Config) -> Config:
     """Return the configuration with an experiment for every value of every sweep, and the run's pairs with theirs.
 
     A member is its base with one setting changed, whatever the base's overrides have there; a value that the base has
-    already is the base itself.
+    already is the base itself. Where the setting is of the base's recommender (``recommenders.<name>.<setting>``), the
+    configuration gets an entry that is like it, and two sweeps of one setting share it.
 
     Args:
         config: Valid under the schema, and not expanded before.
@@ -296,15 +355,19 @@ def expand_sweeps(config: Config) -> Config:
     expanded = copy.deepcopy(config)
     pairs = dict.fromkeys(config["run"]["experiments"])
     for sweep, entry in config["sweeps"].items():
-        dataset, base = entry["base"].split("/")
+        place, (dataset, base) = f"configuration: sweeps.{sweep}", entry["base"].split("/")
         for value, name in sweep_members(config, sweep):
             pairs[f"{dataset}/{name}"] = None
             if name == base:
                 continue
             if name in expanded["experiments"]:
-                place = f"configuration: sweeps.{sweep}"
                 raise ConfigError(f"{place}: {name!r}, for its value {value!r}, is in experiments already; rename one")
             expanded["experiments"][name] = _sweep_member(config, sweep, value)
+            changed = _changed(entry["key"], value)
+            for like, setting in changed.get("recommenders", {}).items():
+                variant = {"like": like} | setting
+                if expanded["recommenders"].setdefault(_variant(changed), variant) != variant:
+                    raise ConfigError(f"{place}: {_variant(changed)!r} is in recommenders already; rename that entry")
     expanded["run"]["experiments"] = list(pairs)
     return expanded
 
@@ -328,9 +391,9 @@ def sweep_members(config: Config, sweep: str) -> list[tuple[Any, str]]:
 def _sweep_member(config: Config, sweep: str, value: Any) -> Config:
     """Return the entry of the experiment that a sweep adds for a value."""
     entry = config["sweeps"][sweep]
-    base, changed = config["experiments"][entry["base"].split("/")[1]], value
-    for part in reversed(entry["key"].split(".")):
-        changed = {part: changed}
+    base, changed = config["experiments"][entry["base"].split("/")[1]], _changed(entry["key"], value)
+    if "recommenders" in changed:
+        changed = {"embeddings": {"of": _variant(changed)}}
     member = {
         "label": f"{base['label']}, {sweep} {value}",
         "method": base["method"],
@@ -342,6 +405,16 @@ def _sweep_member(config: Config, sweep: str, value: Any) -> Config:
     return member
 
 
+def _changed(key: str, value: Any) -> Config:
+    return reduce(lambda below, part: {part: below}, reversed(key.split(".")), value)
+
+
+def _variant(changed: Config) -> str:
+    """Return the name of a recommender that differs from another in one setting, whichever sweep asks for it."""
+    ((name, setting),) = changed["recommenders"].items()
+    return "-".join([name, *(re.sub("[^A-Za-z0-9_-]", "_", str(part)) for one in setting.items() for part in one)])
+
+
 def _own_value(config: Config, sweep: str) -> Any:
     """Return what a sweep's base has where the sweep changes it."""
     entry, place = config["sweeps"][sweep], f"configuration: sweeps.{sweep}"
@@ -350,7 +423,12 @@ def _own_value(config: Config, sweep: str) -> Any:
         if name not in config[kind]:
             raise ConfigError(f"{place}.base names {name!r}, which is not in {kind}{hint(name, config[kind])}")
     found, parts = settings(config, dataset, base), entry["key"].split(".")
-    if parts[0] in found and parts[0] not in EXPERIMENT_SECTIONS:
+    if parts[0] == "recommenders":
+        used = found["embeddings"]["of"]
+        if parts[1:2] != [used] or len(parts) != 3:
+            raise ConfigError(f"{place}.key: {base} takes its embeddings of {used!r}; sweep recommenders.{used}.…")
+        found["recommenders"][used] = recommender(config, dataset, used)
+    elif parts[0] in found and parts[0] not in EXPERIMENT_SECTIONS:
         raise ConfigError(f"{place}.key: {parts[0]} is shared by all experiments of a data set and cannot be swept")
     for part in parts:
         if not isinstance(found, dict) or part not in found:
@@ -366,31 +444,6 @@ def load_schema(path: str) -> Config:
     return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
-def _refuse_first(problems: Iterator[str]) -> None:
-    for problem in problems:
+def _refuse_first(found: Iterator[str]) -> None:
+    for problem in found:
         raise ConfigError(f"configuration: {problem}")
-
-
-def _impossible(value: Any, place: str = "") -> Iterator[str]:
-    """Yield what no setting can be, which the schema's comparisons would let pass or choke on."""
-    if isinstance(value, float) and not math.isfinite(value):
-        yield f"{place}: {value} is not a number to compute with; write a finite one"
-    elif isinstance(value, int) and value.bit_length() > 63:
-        yield f"{place}: an integer of {value.bit_length()} bits is more than any setting can be; write a smaller one"
-    elif isinstance(value, list):
-        for row, one in enumerate(value):
-            yield from _impossible(one, f"{place}.{row}")
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            below = f"{place}.{key}" if place else f"{key}"
-            if not isinstance(key, str):
-                yield f"{below}: a key is a text, not {type(key).__name__}; put it in quotes"
-            yield from _impossible(one, below)
-
-
-def _absent(value: Any, schema: Config, place: str) -> Iterator[str]:
-    for key, child in schema.get("properties", {}).items():
-        if key not in value:
-            yield f"{place}.{key}"
-        elif isinstance(value[key], dict):
-            yield from _absent(value[key], child, f"{place}.{key}")

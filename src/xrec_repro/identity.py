@@ -28,7 +28,7 @@ RUNTIME_VERSION = 1
 RUNTIME = frozenset(
     {
         *("accounting.attempts", "accounting.energy", "accounting.machine", "checkpoint", "device", "partial"),
-        *("errors", "identity", "interrupt", "io", "job", "progress", "provenance"),
+        *("checks", "errors", "identity", "interrupt", "io", "job", "progress", "provenance"),
     }
 )
 _DATA = "PACKAGE_DATA"  # a module's own list of the files it reads, as patterns beside it

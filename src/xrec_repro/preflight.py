@@ -13,14 +13,16 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from xrec_repro.accounting.machine import gpu_memory
-from xrec_repro.config import Config, expand_sweeps, experiment_pairs, settings
+from xrec_repro.config import READ_EMBEDDINGS, Config, expand_sweeps, experiment_pairs, recommender, settings
 from xrec_repro.data.download import read_manifest
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.model_files import Model, hub_folder, lacks, memory_gb, models_of, parameters, read_json, read_models
+from xrec_repro.recommenders import recommender_class
 
 OK, NOTE, MISSING = "ok", "note", "MISSING"
 _GB = 1e9
 _COMMIT = re.compile("[0-9a-f]{40}")
+EMBEDDING_FILES = ("user_emb.pkl", "item_emb.pkl")  # of a release
 _RESULTS_GB = {"dataset": 0.5, "experiment": 0.2}  # a rough need: the released data sets, adapters of a 7B model
 
 
@@ -57,6 +59,7 @@ def check(config: Config, resources: Path, plan: Callable[[], Finding] | None = 
     found += _check_servers(config)
     found += _check_scratch(config)
     found += _check_data(config, resources, gigabytes)
+    found += _check_released(config, resources)
     found += _check_machine(config, sizes)
     found.append(_check_disk(config, sum(gigabytes)))
     return found + ([plan()] if plan else [])
@@ -239,6 +242,29 @@ def _check_download(config: Config, name: str, resources: Path, gigabytes: list[
     text = f"{len(absent)} of {len(files)} files of {entry['download']} will be fetched, {gigabytes[-1]:.2f} GB"
     where = f"lay them in {entry['paths'].get('folder') or places[0]} where jobs have no network"
     return Finding(NOTE, key, text, where)
+
+
+def _check_released(config: Config, resources: Path) -> Iterator[Finding]:
+    """Name the releases without the embeddings that an experiment takes of them."""
+    wanted = {}
+    for dataset, experiment in experiment_pairs(config):
+        chosen = settings(config, dataset, experiment)["embeddings"]
+        kind = recommender_class(recommender(config, dataset, chosen["of"]), f"recommenders.{chosen['of']}")
+        if chosen["as"] in READ_EMBEDDINGS and "release" in kind.needs:
+            wanted[dataset] = chosen["of"]
+    for dataset, name in wanted.items():
+        entry, files = config["datasets"][dataset], set(EMBEDDING_FILES)
+        if entry["download"]:
+            try:
+                files -= {one.file for one in read_manifest(entry["download"], resources / "manifest.tsv")}
+            except DataError:
+                continue  # said of the data set itself
+        else:
+            files = {file for file in files if not Path(entry["paths"]["folder"], file).is_file()}
+        if files:
+            text = f"{dataset}: {entry['download'] or entry['paths']['folder']} has no {' and no '.join(sorted(files))}"
+            remedy = "take a release that has them, or name a recommender that is trained in embeddings.of"
+            yield Finding(MISSING, f"recommenders.{name}", text, remedy)
 
 
 def _check_machine(config: Config, sizes: list[tuple[str, float]]) -> Iterator[Finding]:

@@ -43,6 +43,7 @@ UNTRIED = {
     "ollama": "somebody else's server",
     "transformers": "tests/e2e/test_transformers_serve.py starts it",
     "snakemake --cores 2 --configfile data/mine.yaml -- all": "tests/dag/test_own_data.py runs it on the page's blocks",
+    "PYTHONPATH=data snakemake --cores 2 --configfile data/svd.yaml -- all": "tests/dag/test_own_recommender.py does",
     "snakemake --profile profiles/pbs all": "a profile that a reader writes",
     "snakemake --unlock": "unlocks",
     "snakemake --profile slurm --unlock": "unlocks",
@@ -55,6 +56,7 @@ UNTRIED = {
 OTHER_YAML = {
     ("cluster.md", "set-resources:"): "a piece of a Snakemake profile, with its variables",
     ("cluster.md", "__use_yte__: true"): "a Snakemake profile for another scheduler",
+    ("add-a-recommender.md", "recommenders:"): "names the page's own module: tests/dag/test_own_recommender.py",
     ("add-a-metric.md", "metrics:"): "the keys of a metric that the page defines: test_the_metric_of_the_page_works",
 }
 

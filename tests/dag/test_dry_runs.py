@@ -40,7 +40,7 @@ PAPER_RULES = [
 
 def test_the_demo_runs_six_experiments_on_one_world(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2"))
-    assert all(found[name] == 1 for name in [*SHARED_STAGES, "make_glassbox", "read_reviews", "train_lightgcn"])
+    assert all(found[name] == 1 for name in [*SHARED_STAGES, "make_glassbox", "read_reviews", "train_recommender"])
     assert all(found[name] == 1 for name in [*PAPER_RULES, "train_bart", "train_bleurt", "train_judge"])
     assert found["generate_explanations"] == found["merge_scores"] == 6
     assert found["score_bartscore"] == found["score_llamascore"] == 6
@@ -60,7 +60,7 @@ def released(root, folder: Path, download: bool = True) -> str:
 
 def test_the_released_data_need_no_reader(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", released(root, tmp_path)))
-    assert found["import_release"] == found["train_lightgcn"] == found["pretrain_lm"] == found["fetch_release"] == 2
+    assert found["import_release"] == found["train_recommender"] == found["pretrain_lm"] == found["fetch_release"] == 2
     assert found["train_method"] == 4
     assert not {"score_faithfulness", "score_llamascore", "train_bart", "train_judge"} & set(found)
     assert not {"make_glassbox", "read_reviews"} & set(found)
@@ -126,7 +126,7 @@ def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, see
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump({"run": {"seeds": seeds}}))
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
-    assert found["train_lightgcn"] == len(seeds)
+    assert found["train_recommender"] == len(seeds)
     assert found["train_method"] == 5 * len(seeds)
     assert found["generate_explanations"] == 6 * len(seeds)
     assert all(found[name] == 1 for name in SHARED_STAGES)

@@ -27,7 +27,7 @@ GENERATED = {"generate_explanations", *SCORES, *SCORED}
 TUNED = {"train_method", "plot_figure3", "plot_embeddings", *GENERATED}
 SCORERS = {"train_bart", "train_bleurt", "train_judge"}
 TEXTS = {"join_examples", "pretrain_lm", "write_browser", *SCORERS, *TUNED}
-ALL_AFTER_SPLIT = {"generate_profiles", "generate_references", "train_lightgcn", *TEXTS}
+ALL_AFTER_SPLIT = {"generate_profiles", "generate_references", "train_recommender", *TEXTS}
 COSTS = {"collect_jobs", "plot_costs", "make_table3"}
 NOTHING: set[str] = set()
 
@@ -45,7 +45,7 @@ TINY = [
         NOTHING,
         {f"{SRC}/explainer/pretrain.py": ("pretraining: the loss is not finite", "a loss is odd")},
     ),
-    Edit("a comment in a script", NOTHING, {"workflow/scripts/train_lightgcn.py": (None, "# why\n")}),
+    Edit("a comment in a script", NOTHING, {"workflow/scripts/train_recommender.py": (None, "# why\n")}),
     Edit("a comment in the rules", NOTHING, {"workflow/rules/common.smk": (None, "# why\n")}),
     Edit("a comment in the configuration", NOTHING, {"config/config.yaml": (None, "# why\n")}),
     Edit("a caption of the report", NOTHING, {"workflow/report/table1.rst": (None, "More.\n")}),
@@ -57,9 +57,9 @@ TINY = [
     Edit("decoding", GENERATED, {f"{SRC}/explainer/decoding.py": ("_LEAVE_AT = 7 / 8", "_LEAVE_AT = 3 / 4")}),
     Edit("the explainer", TUNED, {f"{SRC}/explainer/explainer.py": ("if not opening:", "if opening == ():")}),
     Edit(
-        "an epoch of LightGCN",
-        {"train_lightgcn", *TUNED},
-        {f"{SRC}/recommender/sampling.py": (None, "MORE = 1\n")},
+        "an epoch of a recommender",
+        {"train_recommender", *TUNED},
+        {f"{SRC}/recommenders/sampling.py": (None, "MORE = 1\n")},
     ),
     Edit(
         "the forms of pretraining",
@@ -141,13 +141,20 @@ TINY = [
     # Settings that change something.
     Edit("generation.temperature", GENERATED, overlay={"defaults": {"generation": {"temperature": 0.7}}}),
     Edit("adapter.experts", TUNED, overlay={"defaults": {"adapter": {"experts": 4}}}),
-    Edit("recommender.epochs", {"train_lightgcn", *TUNED}, overlay={"defaults": {"recommender": {"epochs": 1}}}),
+    Edit(
+        "a setting of a recommender",
+        {"train_recommender", *TUNED},
+        overlay={"recommenders": {"lightgcn": {"epochs": 1}}},
+    ),
+    Edit("a setting of a recommender that is not used", NOTHING, overlay={"recommenders": {"bprmf": {"epochs": 1}}}),
+    Edit("a recommender that is not used", NOTHING, {f"{SRC}/recommenders/bprmf.py": ('"normal"', '"uniform"')}),
+    Edit("an entry that is not used", NOTHING, overlay={"recommenders": {"more": {"like": "lightgcn"}}}),
     Edit("llm.scratch.seed", {"pretrain_lm", *TUNED}, overlay={"defaults": {"llm": {"scratch": {"seed": 12}}}}),
     Edit("an option of a metric", {"score_bertscore", *SCORED}, overlay={"metrics": {"bertscore": {"idf": True}}}),
     Edit(
         "the seed of a scorer", {"train_bleurt", "score_bleurt", *SCORED}, overlay={"scorers": {"bleurt": {"seed": 2}}}
     ),
-    Edit("the threads of a job", {"train_lightgcn", *TEXTS} - OFFLINE | OFFLINE, overlay={"compute": {"threads": 2}}),
+    Edit("the threads of a job", {"train_recommender", *TEXTS}, overlay={"compute": {"threads": 2}}),
     Edit(
         "statistics.alpha",
         {"write_statistics", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},

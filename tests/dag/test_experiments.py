@@ -17,21 +17,27 @@ def planned(root: Path, folder: Path, config: dict) -> dict[str, int]:
 def test_without_embeddings_nothing_is_tuned_and_no_recommender_trained(root, tmp_path):
     found = planned(root, tmp_path, {"run": {"experiments": ["glassbox/no_embeddings"]}})
     assert found["generate_explanations"] == 1
-    assert not {"train_method", "train_lightgcn", "plot_figure3", "plot_embeddings"} & set(found)
+    assert not {"train_method", "train_recommender", "plot_figure3", "plot_embeddings"} & set(found)
 
 
 def test_fixed_inputs_need_no_recommender(root, tmp_path):
     found = planned(root, tmp_path, {"run": {"experiments": ["glassbox/fixed_moe"]}})
     assert found["train_method"] == 1
-    assert "train_lightgcn" not in found
+    assert "train_recommender" not in found
 
 
-def test_an_experiment_that_overrides_the_recommender_trains_its_own(root, tmp_path):
-    config = {"run": {"experiments": ["glassbox/xrec", "glassbox/fixed_moe"]}}
-    own = {"experiments": {"fixed_moe": {"overrides": {"embeddings": "lightgcn", "recommender": {"dim": 16}}}}}
-    found = planned(root, tmp_path, config | own)
-    assert found["train_lightgcn"] == found["train_own_lightgcn"] == 1
-    assert "train_own_lightgcn" not in planned(root, tmp_path, config)
+def test_a_recommender_is_trained_once_for_all_experiments_that_name_it(root, tmp_path):
+    config = {
+        "run": {"experiments": [f"glassbox/{name}" for name in ("xrec", "no_profile", "pairs", "narrow", "rows")]},
+        "recommenders": {"narrow": {"like": "lightgcn", "dim": 16}},
+        "experiments": {
+            "pairs": {"overrides": {"embeddings": {"of": "bprmf"}}},
+            "narrow": {"overrides": {"embeddings": {"of": "narrow"}}},
+            "rows": {"overrides": {"embeddings": {"of": "narrow", "as": "shuffled"}}},
+        },
+    }
+    found = planned(root, tmp_path, config)
+    assert (found["train_recommender"], found["train_method"]) == (3, 5)
 
 
 def test_without_profiles_the_profile_backend_is_not_asked(root, tmp_path):
@@ -61,6 +67,11 @@ def test_a_seventh_experiment_is_an_entry_that_adds_its_own_jobs(root, tmp_path)
         ({"injection": {"fom": "none"}}, "injection.fom: unknown key (did you mean 'form'?)"),
         ({"injection": {"form": "nowhere"}}, "injection.form: 'nowhere' is not one of"),
         ({"kcore": {"k_user": 8}}, "kcore: shared by all experiments"),
+        (
+            {"recommenders": {"lightgcn": {"dim": 8}}},
+            "recommenders: shared by all experiments of a data set; add",
+        ),
+        ({"embeddings": {"as": "frozen"}}, "embeddings.as: 'frozen' is not one of trained, shuffled, fixed, none"),
     ],
 )
 def test_a_mistake_in_an_override_names_experiment_and_key(root, tmp_path, overrides, message):

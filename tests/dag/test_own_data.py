@@ -102,7 +102,7 @@ def test_the_rest_of_the_example_is_planned(root, mine):
     command = re.search(r"^\.venv/bin/snakemake (.*)$", (root / "docs/own-data.md").read_text("utf-8"), re.MULTILINE)[1]
     found = jobs(dry_run(root, mine, *command.replace("data/", f"{mine}/data/").split()))
     assert found["train_method"] == found["generate_explanations"] == 2
-    assert found["train_lightgcn"] == found["pretrain_lm"] == found["write_browser"] == 1
+    assert found["train_recommender"] == found["pretrain_lm"] == found["write_browser"] == 1
     assert not {"make_glassbox", "import_release", "score_faithfulness"} & set(found)
 
 

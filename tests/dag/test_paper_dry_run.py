@@ -19,7 +19,7 @@ def test_the_paper_explains_twelve_experiments_and_tunes_eleven(root, tmp_path, 
     assert found["generate_explanations"] == found["merge_scores"] == 12
     assert all(found[f"score_{metric}"] == 12 for metric in METRICS)
     assert found["train_method"] == 11
-    assert found["train_lightgcn"] == found["import_release"] == found["split_interactions"] == len(DATASETS)
+    assert found["train_recommender"] == found["import_release"] == found["split_interactions"] == len(DATASETS)
     assert found["fetch_release"] == len(DATASETS)  # from the clone, where it has the right files
     assert found["make_table1"] == found["make_table2"] == found["make_table3"] == 1
     assert not {"pretrain_lm", "train_bart", "train_bleurt", "train_judge", "score_faithfulness"} & set(found)

@@ -10,7 +10,7 @@ from tests.dag.test_dry_runs import dry_run, jobs
 
 ALONE = {"run": {"experiments": ["glassbox/xrec"]}, "metrics": {"use": ["usr", "faithfulness"]}}
 EXPERTS = {"base": "glassbox/xrec", "key": "adapter.experts", "values": [2, 8]}
-WIDTH = {"base": "glassbox/xrec", "key": "recommender.dim", "values": [16, 64]}
+WIDTH = {"base": "glassbox/xrec", "key": "recommenders.lightgcn.dim", "values": [16, 64]}
 
 
 def plan(root: Path, folder: Path, config: dict, *targets: str, check: bool = True) -> CompletedProcess:
@@ -31,7 +31,7 @@ def test_a_sweep_adds_a_job_chain_a_value_and_its_figure(root, tmp_path):
     after = jobs(done)
     added = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name)}
     chain = ("train_method", "generate_explanations", "score_usr", "score_faithfulness", "merge_scores")
-    assert added == dict.fromkeys(chain, 2) | {"train_own_lightgcn": 1, "plot_sweeps": 1}
+    assert added == dict.fromkeys(chain, 2) | {"train_recommender": 1, "plot_sweeps": 1}
     for name in ("xrec", "xrec-experts-2", "xrec-width-16"):
         files = (f"results/demo/glassbox/{name}/seed1/{file}" for file in ("metrics/scores", "method/provenance"))
         assert all(file in inputs(done, "plot_sweeps") for file in files)
@@ -60,7 +60,7 @@ def test_the_overlay_runs_seven_experiments_beside_its_base(root, tmp_path):
     overlay = str(root / "config/sweeps.yaml")
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay))
     assert found["train_method"] == found["generate_explanations"] == 8
-    assert found["train_lightgcn"] == 1 and found["train_own_lightgcn"] == 3
+    assert found["train_recommender"] == 4
     assert found["plot_sweeps"] == found["make_table2"] == 1
 
 
@@ -68,8 +68,8 @@ def test_the_switches_of_the_deviations_share_what_they_leave_alone(root, tmp_pa
     overlay = str(root / "config/deviations.yaml")
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", overlay))
     assert found["train_method"] == found["generate_explanations"] == 14
-    assert found["train_own_lightgcn"] == 3  # combine, regularise, negatives
-    assert found["pretrain_lm"] == found["train_lightgcn"] == 1
+    assert found["train_recommender"] == 4  # the base, combine, regularise, negatives
+    assert found["pretrain_lm"] == 1
     assert "plot_sweeps" not in found
 
 

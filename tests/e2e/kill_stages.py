@@ -21,12 +21,12 @@ from xrec_repro.scorers import training
 ROOT = Path(__file__).resolve().parents[2]
 # Imported once, in the process that all runs are forked from.
 PRELOAD = [__name__, "transformers.models.llama.modeling_llama", "xrec_repro.explainer.assemble"]
-PRELOAD += ["xrec_repro.methods.xrec_fit", "xrec_repro.methods.xrec_write", "xrec_repro.recommender.train"]
+PRELOAD += ["xrec_repro.methods.xrec_fit", "xrec_repro.methods.xrec_write", "xrec_repro.recommenders.train"]
 PRELOAD += ["xrec_repro.scorers.judge", "xrec_repro.metrics.llamascore"]
 USERS, ITEMS = 20, 16
 SMALL = {
     "llm": {"scratch": {"epochs": 2, "batch_size": 4, "hidden": 16, "intermediate": 24}},
-    "recommender": {"epochs": 30, "patience": 30, "batch_size": 16, "evaluate_every": 3, "k": 5},
+    "recommenders": {"lightgcn": {"epochs": 30, "patience": 30, "batch_size": 16, "evaluate_every": 3, "k": 5}},
     "tuning": {"epochs": 2, "batch_size": 4, "checkpoint_every": 3},
     "generation": {"batch_size": 2},
 }
@@ -36,7 +36,7 @@ JUDGE = {"batch_size": 2, "min_mass": 0.0}
 EDITS = {
     "dtype": {"llm": {"dtype": "bfloat16"}, "metrics": {"llamascore": {"dtype": "bfloat16"}}},
     "setting": {
-        "recommender": {"weight_decay": 1e-5},
+        "recommenders": {"lightgcn": {"weight_decay": 1e-5}},
         "tuning": {"learning_rate": 1e-3},
         "generation": {"top_k": 9},
         "metrics": {"llamascore": {"min_mass": 1e-9}},
@@ -61,8 +61,8 @@ class Stage(NamedTuple):
 
 EXPLAINER = ("method", "prompt", "embeddings", "adapter", "injection", "llm")
 STAGES = {
-    "lightgcn": Stage(
-        "train_lightgcn",
+    "recommender": Stage(
+        "train_recommender",
         ("recommender",),
         {"embeddings": "embeddings.safetensors", "metrics": "metrics.json"},
         {"checkpoint": "checkpoint.safetensors"},
@@ -93,7 +93,7 @@ STAGES = {
     ),
 }
 PRODUCED = {
-    "embeddings": "lightgcn/embeddings.safetensors",
+    "embeddings": "recommender/embeddings.safetensors",
     "llm": "llm/model",
     "weights": "tuning/weights.safetensors",
     "facts": "tuning/method.json",
@@ -175,6 +175,8 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
     every = merge(settings(config, "glassbox", "xrec"), SMALL)
     every["metrics"] = {"llamascore": config["metrics"]["llamascore"] | JUDGE}
     every = merge(every, EDITS.get(edit, {}))
+    every["recommender"] = every["recommenders"]["lightgcn"]
+    every["embeddings"] = every["embeddings"]["as"]
     chosen = {section: every[section] for section in stage.sections}
     chosen |= {"domain": "book", "embedding_width": every["recommender"]["dim"], "profiles_shown": True}
     if name == "llm":
@@ -193,7 +195,7 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
         input=Named({key: [path] if name == "scorer" else path for key, path in inputs.items()}),
         output=Named({key: str(path) for key, path in outputs(name, folder).items()}),
         params=Named({"settings": chosen, **fixed, **kept}),
-        wildcards=Named(seed="1"),
+        wildcards=Named(seed="1", recommender="lightgcn"),
         log=[str(folder / "log")],
     )
 

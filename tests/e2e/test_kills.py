@@ -23,7 +23,7 @@ from xrec_repro.io import write_table
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 RESUMED = {
-    "lightgcn": r"resumed after epoch (\d+)",
+    "recommender": r"resumed after epoch (\d+)",
     "llm": r"resumed pretraining after step (\d+)",
     "tuning": r"resumed tuning after step (\d+)",
     "generation": r"resumed generation after (\d+) examples",
@@ -155,7 +155,7 @@ OF_A_MODEL = ("tuning", "generation", "judging")
         *((name, edit) for name in STAGES for edit in ("code", "library", "inputs")),
         *((name, "device") for name in STAGES if name not in ("llm", "scorer")),  # which train on the CPU alone
         *((name, edit) for name in OF_A_MODEL for edit in ("dtype", "setting", "weights")),
-        ("lightgcn", "setting"),
+        ("recommender", "setting"),
     ],
 )
 def test_a_killed_stage_of_something_else_starts_anew_and_says_so(forks, world, other_world, tmp_path, name, edit):

@@ -67,7 +67,8 @@ def test_the_paper_s_configuration_tunes_and_explains_real_rows(root, shared, tm
     examples = real_examples(shared / "data/xrec" / dataset)
     llama2_shape(tmp_path / "llm", [f"{e.reference} {e.user_profile} {e.item_profile}" for e in examples])
     chosen["llm"] |= {"source": "local", "path": str(tmp_path / "llm"), "dtype": "float32", "quantisation": "none"}
-    chosen |= {"domain": config["datasets"][dataset]["domain"], "embedding_width": chosen["recommender"]["dim"]}
+    chosen |= {"domain": config["datasets"][dataset]["domain"], "embeddings": chosen["embeddings"]["as"]}
+    chosen["embedding_width"] = chosen["recommenders"]["released"]["dim"]
     rows = {side: max(getattr(e, side) for e in examples) + 1 for side in ("user", "item")}
     tables = {side: torch.randn(count, chosen["embedding_width"]) for side, count in rows.items()}
     save_file(tables, tmp_path / "embeddings.safetensors")

@@ -24,7 +24,7 @@ def results(root, tmp_path_factory):
             "shuffled": {
                 "label": "XRec, shuffled embeddings",
                 "published_model": None,
-                "overrides": {"embeddings": "shuffled"},
+                "overrides": {"embeddings": {"as": "shuffled"}},
             }
         },
     }

@@ -32,7 +32,7 @@ SAME_BYTES = (
     "glassbox/xrec/seed1/method/training.parquet",
     "glassbox/xrec/seed1/generation/explanations.parquet",
     "glassbox/no_profile/seed1/generation/explanations.parquet",
-    "glassbox/shared/lightgcn/seed1/embeddings.safetensors",
+    "glassbox/shared/recommender/lightgcn/seed1/embeddings.safetensors",
     "glassbox/shared/llm/model/model.safetensors",
 )
 
@@ -141,11 +141,11 @@ def test_a_second_run_has_nothing_to_do(finished):
         (
             {"experiments": {"no_profile": {"overrides": {"generation": {"max_new_tokens": 9}}}}},
             {"generate_explanations": 1, "score_usr": 1, "make_table1": 1, "plot_figure2": 1},
-            {"train_method", "train_lightgcn", "pretrain_lm", "generate_profiles", "plot_figure3"},
+            {"train_method", "train_recommender", "pretrain_lm", "generate_profiles", "plot_figure3"},
         ),
         (
-            {"defaults": {"recommender": {"epochs": 1}}},
-            {"train_lightgcn": 1, "train_method": 2},
+            {"recommenders": {"lightgcn": {"epochs": 1}}},
+            {"train_recommender": 1, "train_method": 2},
             {"pretrain_lm", "generate_profiles", "filter_kcore"},
         ),
         ({"metrics": {"bertscore": {"idf": True}}}, {"score_bertscore": 4}, {"score_usr", "generate_explanations"}),
@@ -153,12 +153,12 @@ def test_a_second_run_has_nothing_to_do(finished):
         ({"defaults": {"profiles": {"references": "extractive"}}}, {"generate_references": 1}, {"generate_profiles"}),
         (
             {"compute": {"threads": 2}},
-            {"train_lightgcn": 1, "pretrain_lm": 1, "train_bart": 1, "train_method": 3},
+            {"train_recommender": 1, "pretrain_lm": 1, "train_bart": 1, "train_method": 3},
             {"make_glassbox", "split_interactions", "generate_profiles", "generate_references"},
         ),
         (
             {"compute": {"device": "cpu"}},
-            {"train_lightgcn": 1, "train_method": 3, "score_bertscore": 4},
+            {"train_recommender": 1, "train_method": 3, "score_bertscore": 4},
             {"generate_profiles", "pretrain_lm", "train_bart", "train_bleurt", "train_judge"},
         ),
     ],

@@ -234,7 +234,7 @@ NAN, INFINITY = float("nan"), float("inf")
     [
         ("defaults.tuning.learning_rate", NAN, "defaults.tuning.learning_rate: nan is not a number to compute with"),
         ("defaults.tuning.learning_rate", INFINITY, "defaults.tuning.learning_rate: inf is not a number"),
-        ("defaults.recommender.weight_decay", INFINITY, "defaults.recommender.weight_decay: inf is not"),
+        ("recommenders.lightgcn.weight_decay", INFINITY, "recommenders.lightgcn.weight_decay: inf is not"),
         ("defaults.kcore.rating_above", -INFINITY, "defaults.kcore.rating_above: -inf is not"),
         ("defaults.split.ratios", [NAN, 0.1, 0.1], "defaults.split.ratios.0: nan is not"),
         ("defaults.tuning.epochs", INFINITY, "defaults.tuning.epochs: inf is not"),
@@ -247,8 +247,12 @@ NAN, INFINITY = float("nan"), float("inf")
         ("defaults.tuning.epochs", 5.0, "defaults.tuning.epochs: 5.0 is not of type 'integer'; write 5$"),
         ("defaults.tuning.learning_rate", "1e-4", "'1e-4' is not of type 'number'; write 1.000000e-04$"),
         ("defaults.tuning.epochs", "two", "defaults.tuning.epochs: 'two' is not of type 'integer'$"),
-        ("defaults.recommender.dim", 10**12, "defaults.recommender.dim: 10+ is greater than the maximum of 2147483647"),
-        ("defaults.recommender.dim", 10**30, "defaults.recommender.dim: an integer of 100 bits is more than any"),
+        (
+            "recommenders.lightgcn.dim",
+            10**12,
+            "lightgcn.dim: 10+ is greater than the maximum of 2147483647",
+        ),
+        ("recommenders.lightgcn.dim", 10**30, "recommenders.lightgcn.dim: an integer of 100 bits is more than any"),
         ("compute.threads", 2**31, "compute.threads: 2147483648 is greater than the maximum"),
         ("run.seeds", [2**32], "run.seeds.0: 4294967296 is greater than the maximum"),
         ("defaults.split.seed", -1, "defaults.split.seed: -1 is less than the minimum of 0"),

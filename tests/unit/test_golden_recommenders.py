@@ -1,8 +1,7 @@
-"""RecBole's numbers of BPR and LightGCN (see each bundle's README) from our LightGCN.
+"""RecBole's numbers of BPR and LightGCN (see each bundle's README) from our recommenders of these kinds.
 
-BPR is our model without layers and without a regulariser. Three things of RecBole's LightGCN are not ours: its
-regulariser (norms, by default not squared, of layer-0 rows over the batch size), which the test adds to our loss;
-1e-7 added to each degree; 1e-10 added inside the logarithm. The last two are below the tolerances.
+Two things of RecBole's LightGCN are not ours, both below the tolerances: 1e-7 added to each degree; 1e-10 added inside
+the logarithm.
 """
 
 from pathlib import Path
@@ -10,13 +9,16 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from tests.golden import each, read_fields
-from xrec_repro.recommender.lightgcn import LightGCN
-from xrec_repro.recommender.propagation import normalised_adjacency
+from tests.golden import COMMITTED, each, read_fields
+from xrec_repro.config import load_config
+from xrec_repro.recommenders import settings_of
+from xrec_repro.recommenders.base import Run
+from xrec_repro.recommenders.factors import Factors
+from xrec_repro.recommenders.propagation import normalised_adjacency
 from xrec_repro.seeding import torch_generator
 
-PLAIN = {"combine": "mean", "regularise": "initial", "weight_decay": 0.0}
 TABLES = ("user_embedding.weight", "item_embedding.weight")
+TRAINING = {"batch_size": 8, "negatives": "redrawn", "epochs": 1, "patience": 1, "evaluate_every": 1, "k": 1}
 
 
 def read(bundle: Path) -> tuple[dict, ...]:
@@ -24,15 +26,18 @@ def read(bundle: Path) -> tuple[dict, ...]:
     return read_fields(bundle / "config.json"), *files
 
 
-def build(weights: dict, edges: torch.Tensor, layers: int, dtype: torch.dtype) -> LightGCN:
+def build(kind: str, config: dict, weights: dict, edges: torch.Tensor, dtype: torch.dtype, **own: object) -> Factors:
+    """Make the model that a recommender of a kind trains, with the bundle's weights."""
     users, items = (weights[name] for name in TABLES)
-    settings = PLAIN | {"dim": users.shape[1], "layers": layers}
-    model = LightGCN(edges, len(users), len(items), settings, torch_generator(0, "any"))
+    entry = TRAINING | own | {"kind": kind, "dim": users.shape[1], "learning_rate": config["adam_lr"]}
+    made, settings = settings_of(entry, "recommenders.golden")
+    sizes = {"dim": settings.dim, "generator": torch_generator(0, "any")}
+    model = Factors(edges, len(users), len(items), **sizes, **made(settings, Run(name="golden", seed=0)).shape())
     model.table = torch.nn.Parameter(torch.cat([users, items]).to(dtype))
     return model
 
 
-def check_scores(model: LightGCN, inputs: dict, outputs: dict, **tolerance: float) -> None:
+def check_scores(model: Factors, inputs: dict, outputs: dict, **tolerance: float) -> None:
     users, items = model.embeddings()
     rows = users[inputs["user"]]
     close = {"check_dtype": False, **tolerance}
@@ -41,7 +46,7 @@ def check_scores(model: LightGCN, inputs: dict, outputs: dict, **tolerance: floa
         torch.testing.assert_close((rows * items[inputs[f"{side}_item"]]).sum(1), outputs[f"{side}_score"], **close)
 
 
-def check_step(model: LightGCN, loss: torch.Tensor, outputs: dict, lr: float, tolerance: float) -> None:
+def check_step(model: Factors, loss: torch.Tensor, outputs: dict, lr: float, tolerance: float) -> None:
     """Compare the loss, its gradients, and the tables after one step of the optimiser that training uses."""
     sizes = [model.n_users, len(model.table) - model.n_users]
     optimizer = torch.optim.Adam([model.table], lr=lr, fused=True)
@@ -60,7 +65,7 @@ def check_step(model: LightGCN, loss: torch.Tensor, outputs: dict, lr: float, to
 def test_golden_bpr(bundle):
     config, weights, inputs, outputs = read(bundle)
     edges = torch.stack([inputs["user"], inputs["pos_item"]])
-    model = build(weights, edges, 0, torch.float64)
+    model = build("bprmf", config, weights, edges, torch.float64)
     check_scores(model, inputs, outputs, atol=1e-12, rtol=0)
     loss = model.loss(inputs["user"], inputs["pos_item"], inputs["neg_item"])
     check_step(model, loss, outputs, config["adam_lr"], 1e-9)
@@ -79,12 +84,18 @@ def test_golden_lightgcn_adjacency(bundle):
 @each("lightgcn")
 def test_golden_lightgcn(bundle):
     config, weights, inputs, outputs = read(bundle)
-    model = build(weights, inputs["edges_user_item"].T, config["n_layers"], torch.float32)
+    own = {"layers": config["n_layers"], "combine": "mean", "regularise": "initial"}
+    own |= {"penalty": "half_mean" if config["require_pow"] else "norms", "weight_decay": config["reg_weight"]}
+    model = build("lightgcn", config, weights, inputs["edges_user_item"].T, torch.float32, **own)
     for ours, side in zip(model.embeddings(), ("user", "item"), strict=True):
         torch.testing.assert_close(ours.double(), outputs[f"{side}_propagated"], atol=1e-6, rtol=0)
     check_scores(model, inputs, outputs, atol=1e-6, rtol=0)
-    batch = [inputs["user"], *(inputs[f"{side}_item"] + model.n_users for side in ("pos", "neg"))]
-    norms = torch.stack([model.table[nodes].norm() for nodes in batch])
-    penalty = (norms**2 / 2 if config["require_pow"] else norms).sum() / len(batch[0])
     loss = model.loss(inputs["user"], inputs["pos_item"], inputs["neg_item"])
-    check_step(model, loss + config["reg_weight"] * penalty, outputs, config["adam_lr"], 1e-6)
+    check_step(model, loss, outputs, config["adam_lr"], 1e-6)
+
+
+def test_the_entry_of_recbole_has_the_bundle_s_settings(root):
+    entry = load_config(root / "config/config.yaml")["recommenders"]["lightgcn_recbole"]
+    bundle = read_fields(COMMITTED / "lightgcn/config.json")
+    assert (entry["layers"], entry["weight_decay"]) == (bundle["n_layers"], bundle["reg_weight"])
+    assert (entry["penalty"], bundle["require_pow"]) == ("norms", False)

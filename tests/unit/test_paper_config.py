@@ -59,7 +59,7 @@ def test_its_experiments_are_those_of_table_3(pairs, published):
 def test_tuning_stops_early_where_table_3_says_so(pairs, published):
     for name, chosen in pairs.items():
         if published[name].train_gpu is None:
-            assert chosen["embeddings"] == "none", name
+            assert chosen["embeddings"]["as"] == "none", name
         wanted = STOPPING if published[name].train_early_stopped else None
         assert chosen["tuning"]["early_stopping"] == wanted, name
 
@@ -75,8 +75,8 @@ def test_each_experiment_is_what_its_label_says(pairs):
     for (_, label), chosen in pairs.items():
         assert chosen["prompt"]["profiles"] == ("prof" not in label)
         assert (chosen["injection"]["form"] == "none") == ("inj" in label)
-        wanted = "none" if "embed" in label else "fixed" if "fixed" in label else "lightgcn"
-        assert chosen["embeddings"] == wanted
+        wanted = "none" if "embed" in label else "fixed" if "fixed" in label else "trained"
+        assert chosen["embeddings"] == {"of": "released", "as": wanted}
 
 
 def test_rows_are_compared_with_the_published_rows_of_their_label(config):
@@ -91,7 +91,8 @@ def test_all_share_the_settings_of_the_study(pairs):
         assert released.items() <= chosen["split"].items()
         graph = {"dim": 64, "layers": 4, "combine": "sum", "negatives": "fixed", "epochs": 300, "patience": 10}
         graph |= {"learning_rate": 1e-3, "batch_size": 1024, "weight_decay": 1e-6, "regularise": "propagated"}
-        assert graph.items() <= chosen["recommender"].items()
+        assert graph.items() <= chosen["recommenders"]["lightgcn_xrec"].items()
+        assert chosen["recommenders"]["released"]["dim"] == graph["dim"]
         assert {"epochs": 1, "batch_size": 1, "learning_rate": 1e-4}.items() <= chosen["tuning"].items()
         assert {"experts": 8, "dropout": 0.2, "noise_epsilon": 0.01}.items() <= chosen["adapter"].items()
         sampled = {"decoding": "sampled", "temperature": 0.6, "top_p": 0.9, "top_k": 50, "max_new_tokens": 128}

@@ -52,6 +52,17 @@ def test_the_demo_lacks_nothing(nowhere, capsys):
     assert MISSING not in printed
 
 
+def test_a_release_without_the_embeddings_that_are_read_is_named(nowhere, root):
+    released, small = {"defaults": {"embeddings": {"of": "released"}}}, "config/xrec-small.yaml"
+    assert "recommenders.released" not in found(root, {}, small) | found(root, {}, "config/paper.yaml")
+    one = found(root, released, small)["recommenders.released"]
+    assert (one.kind, one.text) == (MISSING, "yelp: xrec-yelp has no item_emb.pkl and no user_emb.pkl")
+    (nowhere / "mine").mkdir()
+    (nowhere / "mine/user_emb.pkl").touch()
+    own = {"datasets": {name: {"download": None, "paths": {"folder": "mine"}} for name in ("amazon", "yelp")}}
+    assert found(root, released | own, small)["recommenders.released"].text == "yelp: mine has no item_emb.pkl"
+
+
 def test_the_paper_lacks_its_models_in_one_screen_with_the_commands_that_fetch_them(nowhere, root, capsys):
     assert main(["check", str(root / "config/paper.yaml")]) == 1
     lines = capsys.readouterr().out.splitlines()

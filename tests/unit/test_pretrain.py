@@ -76,7 +76,7 @@ def test_special_tokens_that_a_text_spells_are_learnt_as_text(tmp_path, examples
 def test_shuffled_embeddings_are_a_seeded_permutation(tmp_path):
     path = tmp_path / "embeddings.safetensors"
     save_file({"user": randn(50, 4), "item": randn(40, 4)}, path)
-    users, items = embedding_tables(path, "lightgcn", 0, 1)
+    users, items = embedding_tables(path, "trained", 0, 1)
     shuffled, again, other = (embedding_tables(path, "shuffled", 0, seed)[0] for seed in (1, 1, 2))
     assert sorted(shuffled.tolist()) == sorted(users.tolist())
     assert shuffled.equal(again)

@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xrec_repro.errors import DataError
-from xrec_repro.recommender.evaluate import original_recall, recall_ndcg
+from xrec_repro.recommenders.evaluate import inner_product, original_recall, ranking_metrics, recall_ndcg
 from xrec_repro.seeding import torch_generator
 
 
 def edges_of(pairs) -> torch.Tensor:
     return torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2).T
+
+
+def scored(users, items):
+    return inner_product(torch.tensor(users), torch.tensor(items))
 
 
 def ranking(user: list[float], items: list[list[float]], banned: set[int], k: int) -> list[int]:
@@ -62,7 +66,7 @@ def problems(draw):
 @given(problems())
 def test_standard_metrics_equal_the_reference(problem):
     users, items, train, test, k, block = problem
-    found = recall_ndcg(torch.tensor(users), torch.tensor(items), edges_of(train), edges_of(test), k=k, block=block)
+    found = recall_ndcg(*scored(users, items), edges_of(train), edges_of(test), k=k, block=block)
     recall, ndcg = reference(users, items, train, test, k)
     assert found["recall"] == pytest.approx(recall, abs=1e-12)
     assert found["ndcg"] == pytest.approx(ndcg, abs=1e-12)
@@ -73,22 +77,47 @@ def test_standard_metrics_equal_the_reference(problem):
 @given(problems())
 def test_original_metrics_equal_the_reference(problem):
     users, items, _, test, k, block = problem
-    found = original_recall(torch.tensor(users), torch.tensor(items), edges_of(test), k=k, block=block)
+    found = original_recall(*scored(users, items), edges_of(test), k=k, block=block)
     recall, ndcg = original_reference(users, items, test, k)
     assert found["recall"] == pytest.approx(recall, abs=1e-12)
     assert found["ndcg"] == pytest.approx(ndcg, abs=1e-12)
     assert found["interactions"] == len(test)
 
 
+@settings(deadline=None)
+@given(problems())
+def test_the_full_ranking_protocol_equals_the_reference(problem):
+    users, items, known, test, k, block = problem
+    cuts = [cut for cut in (1, k) if cut <= len(items)]
+    found = ranking_metrics(*scored(users, items), edges_of(known), edges_of(test), (*cuts, 99), block)
+    asked = sorted({user for user, _ in test})
+    for cut in cuts:
+        recall, ndcg = reference(users, items, known, test, cut)
+        firsts = []
+        for user in asked:
+            ranked = ranking(users[user], items, {i for u, i in known if u == user}, cut)
+            firsts.append(next((place + 1 for place, item in enumerate(ranked) if (user, item) in test), None))
+        assert found[f"recall@{cut}"] == pytest.approx(recall, abs=1e-12)
+        assert found[f"ndcg@{cut}"] == pytest.approx(ndcg, abs=1e-12)
+        mrr = sum(1 / rank for rank in firsts if rank) / len(asked)
+        assert found[f"mrr@{cut}"] == pytest.approx(mrr, abs=1e-12)
+        assert found[f"hit@{cut}"] == pytest.approx(sum(map(bool, firsts)) / len(asked), abs=1e-12)
+    assert "recall@99" not in found
+    alone = len(test) == len(asked)
+    assert found["protocol"] == ("leave_one_out" if alone else "ratio")
+    if alone:
+        assert found[f"recall@{k}"] == found[f"hit@{k}"]
+
+
 def test_a_case_by_hand():
     # Scores of both users: 4, 3, 2, 1 for items 0 … 3.
     user, item = torch.tensor([[1.0], [1.0]]), torch.tensor([[4.0], [3.0], [2.0], [1.0]])
     train, test = edges_of({(0, 0)}), edges_of({(0, 2), (1, 0), (1, 1), (1, 3)})
-    standard = recall_ndcg(user, item, train, test, k=2)
+    standard = recall_ndcg(*inner_product(user, item), train, test, k=2)
     # User 0 ranks 1, 2: one of one, at rank 2. User 1 ranks 0, 1: two of three, ideal.
     assert standard["recall"] == pytest.approx((1 + 2 / 3) / 2)
     assert standard["ndcg"] == pytest.approx((1 / math.log2(3) + 1) / 2)
-    original = original_recall(user, item, test, k=2)
+    original = original_recall(*inner_product(user, item), test, k=2)
     # Unmasked, user 0 ranks 0, 1 and finds nothing; user 1 counts three times.
     assert original["recall"] == pytest.approx(3 * (2 / 3) / 4)
     assert original["ndcg"] == pytest.approx(3 / 4)
@@ -97,7 +126,7 @@ def test_a_case_by_hand():
 def test_ties_go_to_the_smaller_item_id_at_any_width():
     item = torch.ones(500, 1)
     user = torch.ones(3, 1)
-    first = recall_ndcg(user, item, edges_of(set()), edges_of({(0, 0), (1, 19), (2, 20)}), k=20)
+    first = recall_ndcg(*inner_product(user, item), edges_of(set()), edges_of({(0, 0), (1, 19), (2, 20)}), k=20)
     assert first["recall"] == pytest.approx(2 / 3)
 
 
@@ -106,24 +135,24 @@ def test_block_changes_nothing():
     user, item = torch.randn(50, 8, generator=generator), torch.randn(70, 8, generator=generator)
     train = torch.randint(0, 50, (2, 200), generator=generator)
     test = torch.randint(0, 50, (2, 90), generator=generator)
-    results = [recall_ndcg(user, item, train, test, k=10, block=block) for block in (1, 7, 1000)]
+    results = [recall_ndcg(*inner_product(user, item), train, test, k=10, block=block) for block in (1, 7, 1000)]
     assert results[0] == pytest.approx(results[1])
     assert results[0] == pytest.approx(results[2])
     assert 0 < results[0]["recall"] < 1
 
 
 def test_edges_given_twice_count_once():
-    user, item = torch.ones(2, 1), torch.arange(4.0)[:, None]
+    both = inner_product(torch.ones(2, 1), torch.arange(4.0)[:, None])
     test = edges_of({(0, 3), (0, 0), (1, 0)})
     twice = torch.cat([test, test[:, :1]], dim=1)
-    assert recall_ndcg(user, item, test[:, :0], twice, 2) == recall_ndcg(user, item, test[:, :0], test, 2)
-    assert original_recall(user, item, twice, 2) == original_recall(user, item, test, 2)
+    assert recall_ndcg(*both, test[:, :0], twice, 2) == recall_ndcg(*both, test[:, :0], test, 2)
+    assert original_recall(*both, twice, 2) == original_recall(*both, test, 2)
 
 
 @pytest.mark.parametrize(
     ("test", "k", "message"),
     [
-        ({(0, 0)}, 5, "recommender.k is 5, but there are 4 items"),
+        ({(0, 0)}, 5, "a recommender's k is 5, but there are 4 items"),
         (set(), 2, "no edges to evaluate on"),
         ({(0, 4)}, 2, "item id 4 has no embedding"),
         ({(-1, 0)}, 2, "user id -1 has no embedding"),
@@ -131,4 +160,4 @@ def test_edges_given_twice_count_once():
 )
 def test_unusable_input_is_named(test, k, message):
     with pytest.raises(DataError, match=message):
-        recall_ndcg(torch.ones(2, 1), torch.ones(4, 1), edges_of(set()), edges_of(test), k)
+        recall_ndcg(*inner_product(torch.ones(2, 1), torch.ones(4, 1)), edges_of(set()), edges_of(test), k)

@@ -1,4 +1,4 @@
-"""LightGCN training: what it writes, that it learns, stops, resumes bit for bit, and says what is wrong."""
+"""Training of recommenders: what it writes, that it learns, stops, resumes bit for bit, and says what is wrong."""
 
 import json
 import logging
@@ -9,19 +9,26 @@ import torch
 from safetensors import safe_open
 
 from xrec_repro.contracts import GRAPH
+from xrec_repro.embedding_file import load_embeddings
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.identity import digest_json
-from xrec_repro.io import write_table
-from xrec_repro.recommender import train
-from xrec_repro.recommender.embeddings import load_embeddings
-from xrec_repro.recommender.evaluate import original_recall, recall_ndcg
-from xrec_repro.seeding import numpy_rng
+from xrec_repro.io import read_table, write_table
+from xrec_repro.recommenders import settings_of
+from xrec_repro.recommenders.base import Run
+from xrec_repro.recommenders.evaluate import inner_product, original_recall, recall_ndcg
+from xrec_repro.recommenders.factors import Factors
+from xrec_repro.recommenders.graph import read_graph
+from xrec_repro.recommenders.train import train_recommender
+from xrec_repro.recommenders.training import Trainer
+from xrec_repro.seeding import numpy_rng, torch_generator
 
 SETTINGS = {
+    "kind": "lightgcn",
     "dim": 8,
     "layers": 2,
     "combine": "sum",
     "regularise": "propagated",
+    "penalty": "sum",
     "weight_decay": 1e-6,
     "learning_rate": 0.02,
     "batch_size": 64,
@@ -54,8 +61,9 @@ def graph(tmp_path):
 
 
 def run(graph, folder, seed=1, on_epoch=lambda record: None, **overrides):
-    outputs = folder / "embeddings.safetensors", folder / "metrics.json", folder / "checkpoint.safetensors"
-    return train.train_lightgcn(graph, SETTINGS | overrides, seed, *outputs, "cpu", on_epoch)
+    told = Run(name="mine", seed=seed, checkpoint=folder / "checkpoint.safetensors", on_epoch=on_epoch)
+    outputs = folder / "embeddings.safetensors", folder / "metrics.json"
+    return train_recommender(graph, SETTINGS | overrides, told, *outputs)
 
 
 def kill_after(epoch):
@@ -83,18 +91,18 @@ def test_outputs(graph, tmp_path):
     assert metrics["best_val_recall"] == max(r.get("val_recall", 0) for r in metrics["history"])
     with safe_open(tmp_path / "embeddings.safetensors", framework="pt") as stream:
         about = json.loads(stream.metadata()["run"])
-    assert about == {"settings": digest_json(SETTINGS), "seed": 1, "best_epoch": metrics["best_epoch"]}
+    assert about == {"settings": digest_json(SETTINGS), "seed": 1}
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 
 def test_test_metrics_are_those_of_the_written_embeddings(graph, tmp_path):
     metrics = run(graph, tmp_path)
-    user, item = load_embeddings(tmp_path / "embeddings.safetensors")
-    edges = train.read_graph(graph).edges
+    scored = inner_product(*load_embeddings(tmp_path / "embeddings.safetensors"))
+    edges = read_graph(graph).edges
     known = torch.cat([edges["train"], edges["val"]], dim=1)
-    assert metrics["test"]["standard"] == pytest.approx(recall_ndcg(user, item, known, edges["test"], 5))
-    assert metrics["test"]["original"] == pytest.approx(original_recall(user, item, edges["test"], 5))
-    val_in_ranking = recall_ndcg(user, item, edges["train"], edges["test"], 5)
+    assert metrics["test"]["standard"] == pytest.approx(recall_ndcg(*scored, known, edges["test"], 5))
+    assert metrics["test"]["original"] == pytest.approx(original_recall(*scored, edges["test"], 5))
+    val_in_ranking = recall_ndcg(*scored, edges["train"], edges["test"], 5)
     assert metrics["test"]["standard"]["ndcg"] > val_in_ranking["ndcg"] + 1e-6
 
 
@@ -142,8 +150,10 @@ def test_early_stopping_keeps_the_best_and_survives_a_resume(graph, tmp_path):
     assert metrics["epochs_run"] == metrics["best_epoch"] + 3 < 100
     assert recalls.index(max(recalls)) + 1 == metrics["best_epoch"]
     user, item = load_embeddings(whole / "embeddings.safetensors")
-    edges = train.read_graph(graph).edges
-    assert recall_ndcg(user, item, edges["train"], edges["val"], 5)["recall"] == pytest.approx(max(recalls))
+    edges = read_graph(graph).edges
+    assert recall_ndcg(*inner_product(user, item), edges["train"], edges["val"], 5)["recall"] == pytest.approx(
+        max(recalls)
+    )
     for killed_after in (metrics["best_epoch"] + 1, metrics["epochs_run"]):
         with pytest.raises(KilledError):
             run(graph, broken, on_epoch=kill_after(killed_after), **choice)
@@ -187,7 +197,7 @@ def test_a_truncated_checkpoint_is_reported_and_ignored(graph, tmp_path, caplog,
 
 
 def rows_of(path):
-    return train.read_table(path, GRAPH).to_pylist()
+    return read_table(path, GRAPH).to_pylist()
 
 
 def test_no_test_edges_leaves_the_test_metrics_empty(graph, tmp_path, caplog):
@@ -215,28 +225,35 @@ def test_unusable_graphs_are_named(graph, tmp_path, change, message):
 
 
 def test_k_beyond_the_items_is_named(graph, tmp_path):
-    with pytest.raises(DataError, match=r"recommender\.k is 33, but there are 32 items"):
+    with pytest.raises(DataError, match=r"recommenders\.mine\.k is 33, but there are 32 items"):
         run(graph, tmp_path, k=33)
 
 
 def test_divergence_names_epoch_and_learning_rate(graph, tmp_path):
-    with pytest.raises(ModelError, match=r"in epoch 1 at recommender\.learning_rate 1e\+30"):
+    with pytest.raises(ModelError, match=r"mine diverged: .* in epoch 1 at recommenders\.mine\.learning_rate 1e\+30"):
         run(graph, tmp_path, learning_rate=1e30)
+
+
+def trainer(graph, device):
+    kind, settings = settings_of(SETTINGS, "recommenders.mine")
+    data, run = read_graph(graph), Run(name="mine", seed=1, device=device)
+    sizes = data.edges["train"], data.n_users, data.n_items
+    model = Factors(*sizes, dim=8, generator=torch_generator(1, "any"), **kind(settings, run).shape())
+    return Trainer(data, model, settings, run)
 
 
 def test_missing_cuda_is_named(graph, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("a CUDA device is present")
     with pytest.raises(ModelError, match="finds no CUDA device"):
-        train.Trainer(train.read_graph(graph), SETTINGS, 1, "cuda")
+        trainer(graph, "cuda")
 
 
 @pytest.mark.gpu
 def test_cuda_agrees_with_cpu(graph):
-    data = train.read_graph(graph)
-    trainers = [train.Trainer(data, SETTINGS, 1, device) for device in ("cpu", "cuda")]
-    for trainer in trainers:
+    trainers = [trainer(graph, device) for device in ("cpu", "cuda")]
+    for one in trainers:
         for _ in range(2):
-            trainer.run_epoch()
-    on_cpu, on_cuda = (torch.cat(trainer.model.embeddings()).cpu() for trainer in trainers)
+            one.run_epoch()
+    on_cpu, on_cuda = (torch.cat(one.model.embeddings()).cpu() for one in trainers)
     torch.testing.assert_close(on_cuda, on_cpu, rtol=1e-3, atol=1e-4)

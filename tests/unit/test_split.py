@@ -14,12 +14,14 @@ from xrec_repro.contracts import CORE_INTERACTIONS, GRAPH, RELEASED_EDGES, RELEA
 from xrec_repro.data.kcore import filter_kcore
 from xrec_repro.data.release import import_release
 from xrec_repro.data.split import split_interactions
+from xrec_repro.embedding_file import load_embeddings
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.identity import digest_json
 from xrec_repro.io import read_json, read_table, write_table
-from xrec_repro.recommender.embeddings import load_embeddings
-from xrec_repro.recommender.lightgcn import LightGCN
-from xrec_repro.recommender.train import read_graph, train_lightgcn
+from xrec_repro.recommenders.base import Run
+from xrec_repro.recommenders.factors import Factors
+from xrec_repro.recommenders.graph import read_graph
+from xrec_repro.recommenders.train import train_recommender
 from xrec_repro.seeding import torch_generator
 
 DEFAULTS = {
@@ -291,10 +293,10 @@ def test_lightgcn_leaves_the_embeddings_of_cold_users_as_drawn(stage, tmp_path, 
     stage.core(grid(30, 12)).run(cold_users=0.1)
     cold = sorted({row["user"] for row in stage.texts if row["zero_shot"]})
     chosen = SETTINGS | {"combine": combine, "epochs": 4}
-    files = [tmp_path / name for name in ("graph.parquet", "embeddings", "metrics.json", "checkpoint")]
-    train_lightgcn(files[0], chosen, 5, *files[1:], device="cpu")
+    files = [tmp_path / name for name in ("graph.parquet", "embeddings", "metrics.json")]
+    train_recommender(files[0], chosen, Run(name="mine", seed=5), *files[1:])
     graph = read_graph(files[0])
-    fresh = LightGCN(graph.edges["train"], 30, 12, chosen, torch_generator(5, "lightgcn", "init"))
+    fresh = Factors(graph.edges["train"], 30, 12, dim=8, generator=torch_generator(5, "lightgcn", "init"))
     user, _ = load_embeddings(files[1])
     expected = fresh.table.detach()[:30] / {"sum": 1, "mean": 1 + chosen["layers"]}[combine]
     unmoved = torch.isclose(user, expected, rtol=1e-6, atol=0).all(dim=1)

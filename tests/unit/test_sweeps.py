@@ -14,7 +14,16 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.unit.test_figures import assert_readable
-from xrec_repro.config import check_config, expand_sweeps, load_config, load_schema, merge, settings, sweep_members
+from xrec_repro.config import (
+    check_config,
+    expand_sweeps,
+    load_config,
+    load_schema,
+    merge,
+    recommender,
+    settings,
+    sweep_members,
+)
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
 from xrec_repro.paper import sweeps
@@ -107,14 +116,14 @@ def test_every_kind_of_value_makes_a_name_that_the_schema_allows(config, schema)
     config = swept(
         config,
         rate={"base": "glassbox/xrec", "key": "tuning.learning_rate", "values": [1e-4, 0.005, 0.5]},
-        rows={"base": "glassbox/xrec", "key": "embeddings", "values": ["lightgcn", "shuffled"]},
+        rows={"base": "glassbox/xrec", "key": "embeddings.as", "values": ["trained", "shuffled"]},
         profiles={"base": "glassbox/xrec", "key": "prompt.profiles", "values": [True, False]},
     )
     check_config(config, schema)
     names = [name for sweep in config["sweeps"] for _, name in sweep_members(config, sweep)]
     expected = ["xrec-rate-0_0001", "xrec", "xrec-rate-0_5", "xrec", "xrec-rows-shuffled", "xrec"]
     assert names == [*expected, "xrec-profiles-False"]
-    assert settings(expand_sweeps(config), "glassbox", "xrec-rows-shuffled")["embeddings"] == "shuffled"
+    assert settings(expand_sweeps(config), "glassbox", "xrec-rows-shuffled")["embeddings"]["as"] == "shuffled"
 
 
 @pytest.mark.parametrize(
@@ -124,6 +133,9 @@ def test_every_kind_of_value_makes_a_name_that_the_schema_allows(config, schema)
         ({"key": "adaptor.experts"}, r"there is no setting adaptor.experts \(did you mean 'adapter'\?\)"),
         ({"key": "adapter.experts.more"}, "there is no setting adapter.experts.more"),
         ({"key": "split.seed"}, "sweeps.s.key: split is shared by all experiments of a data set"),
+        ({"key": "recommenders.lightgcn.dims"}, r"no setting recommenders.lightgcn.dims \(did you mean 'dim'\?\)"),
+        ({"key": "recommenders.bprmf.dim"}, "xrec takes its embeddings of 'lightgcn'; sweep recommenders.lightgcn"),
+        ({"key": "recommenders.lightgcn"}, "xrec takes its embeddings of 'lightgcn'; sweep recommenders.lightgcn"),
         ({"key": "adapter"}, "experiments.xrec-s-1.overrides.adapter: 1 is not of type 'object'"),
         ({"base": "glassbox/xrek"}, r"sweeps.s.base names 'xrek', which is not in experiments \(did you mean 'xrec'"),
         ({"base": "glasbox/xrec"}, "sweeps.s.base names 'glasbox', which is not in datasets"),
@@ -156,8 +168,13 @@ def test_tables_may_name_what_a_sweep_adds(config, schema):
 def test_the_overlay_sweeps_experts_and_widths(root, schema):
     config = load_config(root / "config/config.yaml", root / "config/sweeps.yaml")
     check_config(config, schema)
-    chosen = [settings(expand_sweeps(config), "glassbox", name) for _, name in sweep_members(config, "width")]
-    assert [one["recommender"]["dim"] for one in chosen] == [16, 32, 64, 128]
+    expanded = expand_sweeps(config)
+    chosen = [settings(expanded, "glassbox", name)["embeddings"]["of"] for _, name in sweep_members(config, "width")]
+    assert chosen == ["lightgcn-dim-16", "lightgcn-dim-32", "lightgcn", "lightgcn-dim-128"]
+    whole = recommender(expanded, "glassbox", "lightgcn")
+    assert [recommender(expanded, "glassbox", name) for name in chosen] == [
+        whole | {"dim": dim} for dim in (16, 32, 64, 128)
+    ]
     assert [value for value, _ in sweep_members(config, "experts")] == [1, 2, 4, 8, 16]
 
 

@@ -9,6 +9,7 @@ from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import (
     READ,
+    READ_EMBEDDINGS,
     check_config,
     complete,
     expand_sweeps,
@@ -19,14 +20,16 @@ from xrec_repro.config import (
     merge,
     method_class,
     raw_files,
+    recommender,
     settings,
     sweep_members,
 )
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
-from xrec_repro.plugins import module_file
 from xrec_repro.paper.kinds import kind_of
+from xrec_repro.plugins import module_file
+from xrec_repro.recommenders import module_file as recommender_file, recommender_class
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
@@ -87,6 +90,7 @@ AUDITED = [f"published/{path.name}" for path in sorted(Path(RESOURCES, "publishe
 wildcard_constraints:
     dataset="|".join(re.escape(name) for name in DATASETS),
     experiment="|".join(dict.fromkeys(re.escape(name) for _, name in PAIRS)),
+    recommender="|".join(map(re.escape, config["recommenders"])),
     seed=r"\d+",
     shard=r"\d+-of-\d+",
 
@@ -277,7 +281,7 @@ def llm_inputs(wildcards):
 def needs(dataset, experiment):
     """Return what an experiment's method is given: what it needs, less what the experiment takes from it."""
     chosen = settings(config, dataset, experiment)
-    taken = {"embeddings"} if chosen["embeddings"] == "none" else set()
+    taken = {"embeddings"} if chosen["embeddings"]["as"] == "none" else set()
     taken |= set() if chosen["prompt"]["profiles"] else {"profiles"}
     return method_class(config, experiment).needs - taken
 
@@ -297,18 +301,41 @@ def method_inputs(wildcards):
         | (llm_inputs(wildcards) if "llm" in given else {})
         | when("graph" in given, graph=f"{SHARED}/split/graph.parquet".format(**wildcards))
         | when(
-            "embeddings" in given and chosen["embeddings"] in ("lightgcn", "shuffled"),
+            "embeddings" in given and chosen["embeddings"]["as"] in READ_EMBEDDINGS,
             embeddings=embeddings_file(**wildcards),
         )
     )
 
 
 def embeddings_file(dataset, experiment, seed, **_):
-    """Return the recommender's embeddings: the data set's, or an experiment's own where it overrides the recommender."""
-    if settings(config, dataset, experiment)["recommender"] == settings(config, dataset)["recommender"]:
-        return f"{SHARED.format(dataset=dataset)}/lightgcn/seed{seed}/embeddings.safetensors"
-    own = EXPERIMENT.format(dataset=dataset, experiment=experiment, seed=seed)
-    return f"{own}/lightgcn/embeddings.safetensors"
+    """Return the embeddings of the recommender that an experiment names, which all that name it share."""
+    name = settings(config, dataset, experiment)["embeddings"]["of"]
+    return f"{SHARED}/recommender/{name}/seed{seed}/embeddings.safetensors".format(dataset=dataset)
+
+
+def recommender_entry(wildcards):
+    """Return a recommender's entry, and where it stands."""
+    return recommender(config, wildcards.dataset, wildcards.recommender), f"recommenders.{wildcards.recommender}"
+
+
+def recommender_places(wildcards):
+    """Return the folder of a release of the user's own, where a recommender reads it."""
+    return release_places(wildcards) if "release" in recommender_class(*recommender_entry(wildcards)).needs else {}
+
+
+def recommender_digest(wildcards):
+    """Return the digest of what trains a recommender: the stage's code and its own module's, in the package or not."""
+    script = WORKFLOW / "workflow/scripts/train_recommender.py"
+    return code_digest(str(script), recommender_file(*recommender_entry(wildcards)))
+
+
+def recommender_inputs(wildcards):
+    """Return the graph, and the release and the ids in it where a recommender reads them."""
+    shared = SHARED.format(dataset=wildcards.dataset)
+    reads = "release" in recommender_class(*recommender_entry(wildcards)).needs
+    return {"graph": f"{shared}/split/graph.parquet"} | (
+        {"ids": f"{shared}/kcore/interactions.parquet"} | release_folder(wildcards) if reads else {}
+    )
 
 
 def written_inputs(wildcards):
@@ -333,7 +360,10 @@ def method_places(wildcards):
 
 
 def method_settings(stage):
-    """Return a params function: what decides a stage of a method, of the sections that the method reads."""
+    """Return a params function: what decides a stage of a method, of the sections that the method reads.
+
+    Of `embeddings` it is told the form alone: whose they are decides which file is its input.
+    """
 
     def chosen(wildcards):
         merged = settings(config, wildcards.dataset, wildcards.experiment)
@@ -342,7 +372,8 @@ def method_settings(stage):
         own = ("method", *sections, *(["generation"] if stage == "write" else []))
         return {name: merged[name] for name in own if name != other} | {
             "domain": config["datasets"][wildcards.dataset]["domain"],
-            "embedding_width": merged["recommender"]["dim"],
+            "embeddings": merged["embeddings"]["as"],
+            "embedding_width": recommender(config, wildcards.dataset, merged["embeddings"]["of"])["dim"],
             "profiles_shown": "profiles" in needs(wildcards.dataset, wildcards.experiment),
         }
 
@@ -457,7 +488,8 @@ def paper_file(kind, row):
         "train": trained,
         "training": trained,
         "weights": trained and "adapter" in method_class(config, row["experiment"]).sections,
-        "embeddings": "embeddings" in needs(row["dataset"], row["experiment"]) and chosen["embeddings"] != "fixed",
+        "embeddings": "embeddings" in needs(row["dataset"], row["experiment"])
+        and chosen["embeddings"]["as"] in READ_EMBEDDINGS,
         "truth": config["datasets"][row["dataset"]]["source"] == "glassbox",
     }
     paths = {

@@ -1,45 +1,29 @@
-"""LightGCN, trained on the graph with BPR."""
+"""Recommenders, each trained once a data set and seed for all experiments that name it."""
 
 
-rule train_lightgcn:
+rule train_recommender:
     input:
-        graph=f"{SHARED}/split/graph.parquet",
+        unpack(recommender_inputs),
     output:
-        embeddings=f"{SHARED}/lightgcn/seed{{seed}}/embeddings.safetensors",
-        metrics=f"{SHARED}/lightgcn/seed{{seed}}/metrics.json",
-        provenance=f"{SHARED}/lightgcn/seed{{seed}}/provenance.json",
+        embeddings=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/embeddings.safetensors",
+        metrics=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/metrics.json",
+        provenance=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/provenance.json",
     log:
-        f"{SHARED}/logs/train_lightgcn.seed{{seed}}.log",
+        f"{SHARED}/logs/train_recommender.{{recommender}}.seed{{seed}}.log",
     benchmark:
-        f"{SHARED}/benchmarks/train_lightgcn.seed{{seed}}.tsv"
+        f"{SHARED}/benchmarks/train_recommender.{{recommender}}.seed{{seed}}.tsv"
     conda:
         ENVIRONMENT
     threads: config["compute"]["threads"]
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=GPUS,
+        gpu=lambda wildcards: GPUS if recommender_class(*recommender_entry(wildcards)).gpu else 0,
     params:
-        settings=pick("recommender"),
-        checkpoint=f"{SHARED}/lightgcn/seed{{seed}}/checkpoint.safetensors",
+        settings=lambda wildcards: {"recommender": recommender_entry(wildcards)[0]},
+        checkpoint=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/checkpoint.safetensors",
         compute=config["compute"],
-        code=digest("train_lightgcn"),
+        release=own_digests(recommender_places),
+        code=recommender_digest,
     script:
-        "../scripts/train_lightgcn.py"
-
-
-# For an experiment that overrides the section recommender.
-use rule train_lightgcn as train_own_lightgcn with:
-    output:
-        embeddings=f"{EXPERIMENT}/lightgcn/embeddings.safetensors",
-        metrics=f"{EXPERIMENT}/lightgcn/metrics.json",
-        provenance=f"{EXPERIMENT}/lightgcn/provenance.json",
-    log:
-        f"{EXPERIMENT}/logs/train_own_lightgcn.log",
-    benchmark:
-        f"{EXPERIMENT}/benchmarks/train_own_lightgcn.tsv"
-    params:
-        settings=pick("recommender"),
-        checkpoint=f"{EXPERIMENT}/lightgcn/checkpoint.safetensors",
-        compute=config["compute"],
-        code=digest("train_lightgcn"),
+        "../scripts/train_recommender.py"

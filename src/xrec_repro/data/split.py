@@ -81,9 +81,9 @@ def split_interactions(
     edges or pairs is in train, and ``zero_shot`` is true of all their texts. The users are drawn with the seed. Their
     edges, and likewise their pairs with texts, are shuffled together and shared out between val and test as
     ``ratios`` has these two; those of the other users are split by ``ratios`` as ever, so that train shrinks. Without
-    a train edge, LightGCN leaves a cold user's embedding as it was drawn (times its combination's factor), unrelated to
-    what the user likes; its Recall and NDCG average over these users too, as over every user with held-out edges. An
-    item that only cold users have is in the same position.
+    a train edge, a recommender that learns from pairs leaves a cold user's embedding as it was drawn (times its
+    combination's factor), unrelated to what the user likes; its Recall and NDCG average over these users too, as over
+    every user with held-out edges. An item that only cold users have is in the same position.
 
     Args:
         core_interactions_path: Parquet file under the contract ``CORE_INTERACTIONS``.

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xrec_repro.embedding_file import load_embeddings
 from xrec_repro.errors import ModelError
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.bundle import new_adapter, unpack
@@ -14,7 +15,6 @@ from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, load_llm
 from xrec_repro.explainer.prompts import PromptEncoder
 from xrec_repro.methods.base import Fitted
-from xrec_repro.recommender.embeddings import load_embeddings
 from xrec_repro.seeding import torch_generator
 
 _ANY_INDEX = 2**31 - 1
@@ -87,7 +87,7 @@ def embedding_tables(path: Path | None, kind: str, width: int, seed: int) -> tup
 
     Args:
         path: safetensors of the recommender; None for ``fixed``.
-        kind: ``lightgcn`` as trained; ``shuffled`` with permuted rows, a control that keeps their distribution;
+        kind: ``trained``; ``shuffled`` with permuted rows, a control that keeps their distribution;
             ``fixed``, one standard normal vector for all users and one for all items (study, section 4.3).
         width: Of the ``fixed`` vectors.
         seed: Of the permutation, or of the vectors.

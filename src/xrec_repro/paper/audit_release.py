@@ -283,7 +283,7 @@ def _check_zero_shot(sources: Sources, release: Release) -> Finding:
         verdict="agrees" if texts else "differs",
         comment=""
         if texts
-        else "In the released graph LightGCN was trained on every user: zero-shot can only mean unseen by the tuning.",
+        else "The released graph has train edges of every user: zero-shot can only mean unseen by the tuning.",
     )
 
 

@@ -7,7 +7,7 @@ from xrec_repro.paper.audit_facts import STD, Finding, ScoreRow, Sources, listin
 
 _CONTRADICTIONS = {
     "judge_model": "The judge behind LlamaScore",
-    "layers_combined_by": "How LightGCN's layers become one embedding",
+    "layers_combined_by": "How the recommender's layers become one embedding",
 }
 
 

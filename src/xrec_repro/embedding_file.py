@@ -45,7 +45,7 @@ def load_embeddings(path: str | Path) -> tuple[Tensor, Tensor]:
         DataError: The file is missing, is not whole, or lacks one of the two tables.
         ModelError: The tables are not two matrices of the same width.
     """
-    path = require_file(path, "run the rule train_lightgcn")
+    path = require_file(path, "run the rule train_recommender")
     try:
         with safe_open(path, framework="pt") as stream:
             present = list(stream.keys())

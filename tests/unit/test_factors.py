@@ -1,4 +1,4 @@
-"""LightGCN: propagation, loss and gradients against dense algebra and against torch-geometric's own model."""
+"""Factors: propagation, loss and gradients against dense algebra and against torch-geometric's own model."""
 
 import numpy as np
 import pytest
@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch_geometric.nn.models import LightGCN as PeerLightGCN
 
+from xrec_repro.embedding_file import load_embeddings, save_embeddings
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.recommender.embeddings import load_embeddings, save_embeddings
-from xrec_repro.recommender.lightgcn import LightGCN
-from xrec_repro.recommender.propagation import combination_factor, normalised_adjacency, propagate
-from xrec_repro.recommender.sampling import NegativeSampler
+from xrec_repro.recommenders.factors import Factors
+from xrec_repro.recommenders.propagation import combination_factor, normalised_adjacency, propagate
+from xrec_repro.recommenders.sampling import NegativeSampler
 from xrec_repro.seeding import numpy_rng, torch_generator
 
 N_USERS, N_ITEMS, DIM = 13, 9, 8
@@ -34,9 +34,9 @@ def dense_adjacency(edges: torch.Tensor) -> torch.Tensor:
     return scale[:, None] * matrix * scale
 
 
-def build(**overrides: object) -> LightGCN:
-    generator = torch_generator(5, "init")
-    return LightGCN(random_edges(), N_USERS, N_ITEMS, SETTINGS | overrides, generator)
+def build(seed: int = 5, **overrides: object) -> Factors:
+    generator = torch_generator(seed, "init")
+    return Factors(random_edges(), N_USERS, N_ITEMS, generator=generator, **SETTINGS | overrides)
 
 
 def triples() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -98,19 +98,23 @@ def test_equals_torch_geometric_in_embeddings_loss_and_gradient(combine, alpha):
     assert model.table.grad.abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("penalty", ["sum", "half_mean", "norms"])
 @pytest.mark.parametrize("regularise", ["propagated", "initial"])
-def test_loss_is_the_stated_formula(regularise):
-    model = build(combine="sum", regularise=regularise)
+def test_loss_is_the_stated_formula(regularise, penalty):
+    model = build(combine="sum", regularise=regularise, penalty=penalty)
     users, positives, negatives = triples()
     final = [part.double().numpy() for part in model.embeddings()]
     initial = [part.detach().double().numpy() for part in model.table.split([N_USERS, N_ITEMS])]
     penalised = final if regularise == "propagated" else initial
-    ranking = penalty = 0.0
+    ranking, squares = 0.0, np.zeros(3)
     for user, positive, negative in zip(users, positives, negatives, strict=True):
         difference = final[0][user] @ (final[1][positive] - final[1][negative])
         ranking -= np.log(1 / (1 + np.exp(-difference))) / len(users)
-        penalty += sum((row**2).sum() for row in (penalised[0][user], penalised[1][positive], penalised[1][negative]))
-    expected = ranking + SETTINGS["weight_decay"] * penalty
+        rows = penalised[0][user], penalised[1][positive], penalised[1][negative]
+        squares += [(row**2).sum() for row in rows]
+    wanted = {"sum": squares.sum(), "half_mean": squares.sum() / 2 / len(users)}
+    wanted["norms"] = np.sqrt(squares).sum() / len(users)
+    expected = ranking + SETTINGS["weight_decay"] * wanted[penalty]
     assert model.loss(users, positives, negatives).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -125,19 +129,27 @@ def test_loss_stays_finite_where_the_sigmoid_underflows():
     assert torch.isfinite(model.table.grad).all()
 
 
+def test_without_layers_the_table_is_final_and_no_graph_is_needed():
+    none = torch.empty(2, 0, dtype=torch.int64)
+    sizes = {"dim": DIM, "generator": torch_generator(5, "init")}
+    model = Factors(none, 300, 200, start="normal", **sizes)
+    assert torch.equal(torch.cat(model.embeddings()), model.table)
+    for part, count in zip(model.table.detach().split([300, 200]), (300, 200), strict=True):
+        assert part.std().item() == pytest.approx((2 / (count + DIM)) ** 0.5, rel=0.05)
+
+
 def test_initial_embeddings_are_xavier_uniform_by_table_and_seeded():
     table = build().table.detach()
     for part, count in zip(table.split([N_USERS, N_ITEMS]), (N_USERS, N_ITEMS), strict=True):
         bound = (6 / (count + DIM)) ** 0.5
         assert 0.8 * bound < part.abs().max() <= bound
     assert torch.equal(table, build().table)
-    other = LightGCN(random_edges(), N_USERS, N_ITEMS, SETTINGS, torch_generator(6, "init"))
-    assert not torch.equal(table, other.table)
+    assert not torch.equal(table, build(seed=6).table)
 
 
-@pytest.mark.parametrize("key", ["combine", "regularise"])
+@pytest.mark.parametrize("key", ["combine", "regularise", "penalty", "start"])
 def test_unknown_setting_is_named(key):
-    with pytest.raises(ModelError, match=f"recommender.{key}: 'median'"):
+    with pytest.raises(ModelError, match=f"{key}: 'median' is not one of"):
         build(**{key: "median"})
 
 
@@ -199,5 +211,5 @@ def test_fixed_negatives_stay_and_redrawn_ones_change():
     assert not np.array_equal(*drawn["redrawn"])
     assert np.array_equal(drawn["redrawn"][1], sampler.draw_epoch("redrawn", 1, 2))
     assert not np.array_equal(drawn["fixed"][0], sampler.draw_epoch("fixed", 2, 1))
-    with pytest.raises(ModelError, match=r"recommender\.negatives: 'hard'"):
+    with pytest.raises(ModelError, match="negatives: 'hard'"):
         sampler.draw_epoch("hard", 1, 1)

@@ -1,9 +1,10 @@
-"""Ranking metrics of embeddings: the standard ones, and those of the original code beside them.
+"""Ranking metrics of a recommender: the usual ones, and those of the original code beside them.
 
-Both rank all items by inner product and take the best k; equal scores rank the smaller item id first. Scores
-exist for one block of users at a time, never as a users x items matrix.
+All rank all items by score and take the best k; equal scores rank the smaller item id first. Scores exist for one block
+of users at a time, never as a users x items matrix.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -12,16 +13,76 @@ from torch import Tensor
 from xrec_repro.errors import DataError
 
 BLOCK = 512
+CUTS = (10, 20)  # the lengths of ranking at which RecBole's and most papers' tables stand
+Scores = Callable[[Tensor], Tensor]  # users, int64 [n] -> [n, n_items], a tensor that may be written to
 
 
 class _UserMetrics(NamedTuple):
     n_test: Tensor  # int64 [n], test items of each user that has some
-    recall: Tensor  # float64 [n]
-    ndcg: Tensor  # float64 [n]
+    hits: Tensor  # float64 [n, k], 1 where a test item stands at that rank
+
+    def recall(self, k: int) -> Tensor:
+        return self.hits[:, :k].sum(1) / self.n_test
+
+    def ndcg(self, k: int) -> Tensor:
+        discount = 1.0 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64, device=self.hits.device))
+        return self.hits[:, :k] @ discount / discount.cumsum(0)[self.n_test.clamp(max=k) - 1]
+
+    def mrr(self, k: int) -> Tensor:
+        ranks = torch.arange(1, k + 1, dtype=torch.float64, device=self.hits.device)
+        return (self.hits[:, :k] / ranks).amax(1)
+
+    def hit(self, k: int) -> Tensor:
+        return self.hits[:, :k].amax(1)
+
+
+def ranking_metrics(
+    scores: Scores,
+    sizes: tuple[int, int],
+    known_edges: Tensor,
+    test_edges: Tensor,
+    cuts: Sequence[int] = CUTS,
+    block: int = BLOCK,
+) -> dict[str, float | int | str]:
+    """Compute Recall, NDCG, MRR and the hit rate by the full-ranking protocol of RecBole.
+
+    All items but the user's known ones are ranked; means are over the users that have test items. Where each of them
+    has one, the protocol is leave-one-out, and Recall@k is the hit rate; else it is that of a split by ratio.
+    ``MRR@k = 1 / rank`` of the first test item among the best k, else 0.
+
+    Args:
+        scores: Scores all items for users.
+        sizes: Number of users and of items.
+        known_edges: int64 [2, n], users above items: train and validation edges.
+        test_edges: int64 [2, n]: the edges to find; an edge given twice counts once.
+        cuts: Lengths of the ranking; one beyond the number of items is left out.
+        block: Users scored at a time.
+
+    Returns:
+        ``protocol`` (``leave_one_out`` or ``ratio``), ``users``, and ``recall@k``, ``ndcg@k``, ``mrr@k`` and ``hit@k``
+        in [0, 1].
+
+    Raises:
+        DataError: No test edges, or an id lies outside the sizes.
+    """
+    cuts = [k for k in cuts if k <= sizes[1]]
+    users = _per_user(scores, sizes, known_edges, test_edges, max(cuts, default=1), block)
+    found: dict[str, float | int | str] = {
+        "protocol": "leave_one_out" if int(users.n_test.max()) == 1 else "ratio",
+        "users": len(users.n_test),
+    }
+    for name in ("recall", "ndcg", "mrr", "hit"):
+        found |= {f"{name}@{k}": getattr(users, name)(k).mean().item() for k in cuts}
+    return found
+
+
+def inner_product(user_emb: Tensor, item_emb: Tensor) -> tuple[Scores, tuple[int, int]]:
+    """Return the scores of final embeddings, [n_users, dim] and [n_items, dim], and how many there are of both."""
+    return lambda users: user_emb[users] @ item_emb.T, (len(user_emb), len(item_emb))
 
 
 def recall_ndcg(
-    user_emb: Tensor, item_emb: Tensor, train_edges: Tensor, test_edges: Tensor, k: int, block: int = BLOCK
+    scores: Scores, sizes: tuple[int, int], train_edges: Tensor, test_edges: Tensor, k: int, block: int = BLOCK
 ) -> dict[str, float | int]:
     """Compute the standard Recall@k and NDCG@k.
 
@@ -30,8 +91,8 @@ def recall_ndcg(
     sum over the ranks 1 … min(k, n). Both are averaged over the users that have test items.
 
     Args:
-        user_emb: Final user embeddings [n_users, dim].
-        item_emb: Final item embeddings [n_items, dim].
+        scores: Scores all items for users.
+        sizes: Number of users and of items.
         train_edges: int64 [2, n], users above items: the train edges; in a test, train and validation edges.
         test_edges: int64 [2, n]: the edges to find; an edge given twice counts once.
         k: Length of the ranking.
@@ -43,16 +104,12 @@ def recall_ndcg(
     Raises:
         DataError: k exceeds the number of items, no test edges, or an id lies outside the embeddings.
     """
-    users = _per_user(user_emb, item_emb, train_edges, test_edges, k, block)
-    return {
-        "recall": users.recall.mean().item(),
-        "ndcg": users.ndcg.mean().item(),
-        "users": len(users.recall),
-    }
+    users = _per_user(scores, sizes, train_edges, test_edges, k, block)
+    return {"recall": users.recall(k).mean().item(), "ndcg": users.ndcg(k).mean().item(), "users": len(users.n_test)}
 
 
 def original_recall(
-    user_emb: Tensor, item_emb: Tensor, test_edges: Tensor, k: int, block: int = BLOCK
+    scores: Scores, sizes: tuple[int, int], test_edges: Tensor, k: int, block: int = BLOCK
 ) -> dict[str, float | int]:
     """Compute Recall@k and NDCG@k as the original XRec encoder does.
 
@@ -60,8 +117,8 @@ def original_recall(
     items, and the average runs over test interactions, so that a user with n test items counts n times.
 
     Args:
-        user_emb: Final user embeddings [n_users, dim].
-        item_emb: Final item embeddings [n_items, dim].
+        scores: Scores all items for users.
+        sizes: Number of users and of items.
         test_edges: int64 [2, n], users above items; an edge given twice counts once.
         k: Length of the ranking.
         block: Users scored at a time.
@@ -72,38 +129,34 @@ def original_recall(
     Raises:
         DataError: As `recall_ndcg`.
     """
-    users = _per_user(user_emb, item_emb, test_edges[:, :0], test_edges, k, block)
+    users = _per_user(scores, sizes, test_edges[:, :0], test_edges, k, block)
     weight = users.n_test.double() / users.n_test.sum()
     return {
-        "recall": (users.recall * weight).sum().item(),
-        "ndcg": (users.ndcg * weight).sum().item(),
+        "recall": (users.recall(k) * weight).sum().item(),
+        "ndcg": (users.ndcg(k) * weight).sum().item(),
         "interactions": int(users.n_test.sum()),
     }
 
 
 @torch.no_grad()
 def _per_user(
-    user_emb: Tensor, item_emb: Tensor, masked_edges: Tensor, test_edges: Tensor, k: int, block: int
+    scores: Scores, sizes: tuple[int, int], masked_edges: Tensor, test_edges: Tensor, k: int, block: int
 ) -> _UserMetrics:
-    n_items = len(item_emb)
+    n_items = sizes[1]
     if not 1 <= k <= n_items:
-        raise DataError(f"recommender.k is {k}, but there are {n_items} items; set it between 1 and {n_items}")
+        raise DataError(f"a recommender's k is {k}, but there are {n_items} items; set it between 1 and {n_items}")
     if test_edges.shape[1] == 0:
         raise DataError("no edges to evaluate on; give the split a validation and a test share")
-    test = _edge_keys(test_edges, len(user_emb), n_items)
-    masked = _edge_keys(masked_edges, len(user_emb), n_items)
+    test = _edge_keys(test_edges, *sizes)
+    masked = _edge_keys(masked_edges, *sizes)
     users, n_test = torch.unique_consecutive(test // n_items, return_counts=True)
-    discount = 1.0 / torch.log2(torch.arange(2, k + 2, dtype=torch.float64, device=user_emb.device))
-    hits, dcg = [], []
+    hits = []
     for chunk in users.split(block):
-        scores = user_emb[chunk] @ item_emb.T
-        _mask(scores, chunk, masked)
-        top, top_scores = _top_k(scores, k)
-        hit = (_contains(test, chunk[:, None] * n_items + top) & (top_scores > -torch.inf)).double()
-        hits.append(hit.sum(1))
-        dcg.append(hit @ discount)
-    ideal = discount.cumsum(0)[n_test.clamp(max=k) - 1]
-    return _UserMetrics(n_test, torch.cat(hits) / n_test, torch.cat(dcg) / ideal)
+        table = scores(chunk)
+        _mask(table, chunk, masked)
+        top, top_scores = _top_k(table, k)
+        hits.append((_contains(test, chunk[:, None] * n_items + top) & (top_scores > -torch.inf)).double())
+    return _UserMetrics(n_test, torch.cat(hits))
 
 
 def _edge_keys(edges: Tensor, n_users: int, n_items: int) -> Tensor:

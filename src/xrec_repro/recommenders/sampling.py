@@ -66,5 +66,5 @@ class NegativeSampler:
         """
         streams = {"fixed": 0, "redrawn": epoch}
         if mode not in streams:
-            raise ModelError(f"recommender.negatives: {mode!r} is not one of {', '.join(streams)}")
+            raise ModelError(f"negatives: {mode!r} is not one of {', '.join(streams)}; correct the recommender's entry")
         return self.draw(numpy_rng(seed, "negatives", streams[mode]))

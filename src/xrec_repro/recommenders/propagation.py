@@ -1,4 +1,4 @@
-"""LightGCN's propagation as one polynomial of a symmetric sparse matrix.
+"""Propagation over a graph as one polynomial of a symmetric sparse matrix.
 
 With ``A = D^-1/2 (adjacency) D^-1/2`` the final embeddings are ``P(A) X``, ``P(A) = c (I + A + ... + A^L)``.
 Horner's rule needs L sparse products and keeps no layer output. As A is symmetric, the gradient with respect
@@ -35,7 +35,7 @@ def normalised_adjacency(edges: Tensor, n_users: int, n_items: int) -> Tensor:
         DataError: There are no edges.
     """
     if edges.shape[1] == 0:
-        raise DataError("no train edges: LightGCN has nothing to propagate over; check kcore and split settings")
+        raise DataError("no train edges: there is nothing to propagate over; check kcore and split settings")
     n_nodes = n_users + n_items
     both_ways = to_undirected(torch.stack([edges[0], edges[1] + n_users]), num_nodes=n_nodes)
     both_ways, weights = gcn_norm(both_ways, None, n_nodes, add_self_loops=False, dtype=torch.float32)
@@ -60,7 +60,7 @@ def combination_factor(combine: str, layers: int) -> float:
     """
     factors = {"sum": 1.0, "mean": 1.0 / (layers + 1)}
     if combine not in factors:
-        raise ModelError(f"recommender.combine: {combine!r} is not one of {', '.join(factors)}")
+        raise ModelError(f"combine: {combine!r} is not one of {', '.join(factors)}; correct the recommender's entry")
     return factors[combine]
 
 

@@ -1,1 +1,0 @@
-"""Collaborative embeddings: LightGCN trained with BPR, and its ranking metrics."""
