@@ -20,7 +20,7 @@ from xrec_repro.config_files import read_config_file
 from xrec_repro.errors import ConfigError
 from xrec_repro.methods import METHODS
 from xrec_repro.methods.base import Method
-from xrec_repro.recommenders import settings_of
+from xrec_repro.recommenders import RECOMMENDERS
 
 # Sections that an experiment may override: everything else is computed once a data set and shared.
 EXPERIMENT_SECTIONS = ("prompt", "embeddings", "adapter", "injection", "tuning", "generation")
@@ -200,13 +200,13 @@ def _check_recommenders(config: Config) -> None:
     if "recommenders" in config["defaults"]:
         raise ConfigError("configuration: defaults.recommenders: recommenders are a section of their own, at the top")
     for name in config["recommenders"]:
-        settings_of(_like(config["recommenders"], name), f"configuration: recommenders.{name}")
+        RECOMMENDERS.settings(_like(config["recommenders"], name), f"configuration: recommenders.{name}")
     for dataset, entry in config["datasets"].items():
         place = f"configuration: datasets.{dataset}.overrides.recommenders"
         for name in entry["overrides"].get("recommenders", {}):
             if name not in config["recommenders"]:
                 raise ConfigError(f"{place}.{name}: not in recommenders{hint(name, config['recommenders'])}")
-            settings_of(recommender(config, dataset, name), f"{place}.{name}")
+            RECOMMENDERS.settings(recommender(config, dataset, name), f"{place}.{name}")
 
 
 def _check_embeddings(config: Config, dataset: str, chosen: Config, place: str) -> None:
@@ -215,7 +215,7 @@ def _check_embeddings(config: Config, dataset: str, chosen: Config, place: str) 
         raise ConfigError(
             f"{place}: embeddings.of names {name!r}, which is not in recommenders{hint(name, config['recommenders'])}"
         )
-    kind, _ = settings_of(recommender(config, dataset, name), f"configuration: recommenders.{name}")
+    kind = RECOMMENDERS.chosen(recommender(config, dataset, name), f"configuration: recommenders.{name}")
     if (
         chosen["as"] in READ_EMBEDDINGS
         and "release" in kind.needs

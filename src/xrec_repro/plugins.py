@@ -46,9 +46,14 @@ class Room:
     attribute: str
     base: type
 
+    @property
+    def _own(self) -> dict[str, str]:
+        return _kinds(self.name, self.attribute)
+
     def kinds(self) -> dict[str, str]:
         """Return the kinds at hand and the module of each, without importing one; this package wins a name."""
-        return _kinds(self.name, self.attribute)
+        points = {point.name: point.module for point in metadata.entry_points(group=f"{PACKAGE.name}.{self.name}")}
+        return points | self._own
 
     def module_of(self, entry: Mapping[str, Any], place: str) -> str:
         """Return the dotted name of the module behind an entry.
@@ -60,7 +65,10 @@ class Room:
         Raises:
             ConfigError: It names neither a kind nor a module, or both, or an unknown kind.
         """
-        kind, module, known = entry.get("kind"), entry.get("module"), self.kinds()
+        kind, module = entry.get("kind"), entry.get("module")
+        if module is None and kind in self._own:  # most often: to look for entry points takes longer
+            return self._own[kind]
+        known = self.kinds()
         if (kind is None) == (module is None):
             raise ConfigError(f"{place}: give it a kind ({', '.join(known)}) or a module of your own, one of the two")
         if module is None and kind not in known:
@@ -112,9 +120,8 @@ class Room:
 
 @lru_cache
 def _kinds(room: str, attribute: str) -> dict[str, str]:
-    own = (file for file in sorted((PACKAGE / room).glob("*.py")) if f"\n{attribute} = " in file.read_text("utf-8"))
-    points = {point.name: point.module for point in metadata.entry_points(group=f"{PACKAGE.name}.{room}")}
-    return points | {path.stem: f"{PACKAGE.name}.{room}.{path.stem}" for path in own}
+    found = (file for file in sorted((PACKAGE / room).glob("*.py")) if f"\n{attribute} = " in file.read_text("utf-8"))
+    return {path.stem: f"{PACKAGE.name}.{room}.{path.stem}" for path in found}
 
 
 def module_file(module: str) -> str:
@@ -137,10 +144,10 @@ def read_settings(kind: type, values: Mapping[str, Any], place: str) -> Any:
     required = {one.name: one.default is dataclasses.MISSING for one in dataclasses.fields(kind)}
     schema = {"properties": {name: _schema(types[name]) for name in required}, "additionalProperties": False}
     for problem in problems(dict(values), schema, place):
-        raise ConfigError(f"configuration: {problem}")
+        raise ConfigError(problem)
     for name in required:
         if required[name] and name not in values:
-            raise ConfigError(f"configuration: {place}.{name}: missing; give it")
+            raise ConfigError(f"{place}.{name}: missing; give it")
     return kind(**values)
 
 

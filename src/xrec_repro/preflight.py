@@ -17,7 +17,7 @@ from xrec_repro.config import READ_EMBEDDINGS, Config, expand_sweeps, experiment
 from xrec_repro.data.download import read_manifest
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.model_files import Model, hub_folder, lacks, memory_gb, models_of, parameters, read_json, read_models
-from xrec_repro.recommenders import recommender_class
+from xrec_repro.recommenders import RECOMMENDERS
 
 OK, NOTE, MISSING = "ok", "note", "MISSING"
 _GB = 1e9
@@ -249,7 +249,7 @@ def _check_released(config: Config, resources: Path) -> Iterator[Finding]:
     wanted = {}
     for dataset, experiment in experiment_pairs(config):
         chosen = settings(config, dataset, experiment)["embeddings"]
-        kind = recommender_class(recommender(config, dataset, chosen["of"]), f"recommenders.{chosen['of']}")
+        kind = RECOMMENDERS.chosen(recommender(config, dataset, chosen["of"]), f"recommenders.{chosen['of']}")
         if chosen["as"] in READ_EMBEDDINGS and "release" in kind.needs:
             wanted[dataset] = chosen["of"]
     for dataset, name in wanted.items():

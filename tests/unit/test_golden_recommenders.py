@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from tests.golden import COMMITTED, each, read_fields
 from xrec_repro.config import load_config
-from xrec_repro.recommenders import settings_of
+from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.recommenders.base import Run
 from xrec_repro.recommenders.factors import Factors
 from xrec_repro.recommenders.propagation import normalised_adjacency
@@ -30,7 +30,10 @@ def build(kind: str, config: dict, weights: dict, edges: torch.Tensor, dtype: to
     """Make the model that a recommender of a kind trains, with the bundle's weights."""
     users, items = (weights[name] for name in TABLES)
     entry = TRAINING | own | {"kind": kind, "dim": users.shape[1], "learning_rate": config["adam_lr"]}
-    made, settings = settings_of(entry, "recommenders.golden")
+    made, settings = (
+        RECOMMENDERS.chosen(entry, "recommenders.golden"),
+        RECOMMENDERS.settings(entry, "recommenders.golden"),
+    )
     sizes = {"dim": settings.dim, "generator": torch_generator(0, "any")}
     model = Factors(edges, len(users), len(items), **sizes, **made(settings, Run(name="golden", seed=0)).shape())
     model.table = torch.nn.Parameter(torch.cat([users, items]).to(dtype))

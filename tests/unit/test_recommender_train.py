@@ -13,7 +13,7 @@ from xrec_repro.embedding_file import load_embeddings
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.identity import digest_json
 from xrec_repro.io import read_table, write_table
-from xrec_repro.recommenders import settings_of
+from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.recommenders.base import Run
 from xrec_repro.recommenders.evaluate import inner_product, original_recall, recall_ndcg
 from xrec_repro.recommenders.factors import Factors
@@ -235,7 +235,10 @@ def test_divergence_names_epoch_and_learning_rate(graph, tmp_path):
 
 
 def trainer(graph, device):
-    kind, settings = settings_of(SETTINGS, "recommenders.mine")
+    kind, settings = (
+        RECOMMENDERS.chosen(SETTINGS, "recommenders.mine"),
+        RECOMMENDERS.settings(SETTINGS, "recommenders.mine"),
+    )
     data, run = read_graph(graph), Run(name="mine", seed=1, device=device)
     sizes = data.edges["train"], data.n_users, data.n_items
     model = Factors(*sizes, dim=8, generator=torch_generator(1, "any"), **kind(settings, run).shape())

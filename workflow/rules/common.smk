@@ -29,7 +29,7 @@ from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
 from xrec_repro.paper.kinds import kind_of
 from xrec_repro.plugins import module_file
-from xrec_repro.recommenders import module_file as recommender_file, recommender_class
+from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
@@ -320,19 +320,19 @@ def recommender_entry(wildcards):
 
 def recommender_places(wildcards):
     """Return the folder of a release of the user's own, where a recommender reads it."""
-    return release_places(wildcards) if "release" in recommender_class(*recommender_entry(wildcards)).needs else {}
+    return release_places(wildcards) if "release" in RECOMMENDERS.chosen(*recommender_entry(wildcards)).needs else {}
 
 
 def recommender_digest(wildcards):
     """Return the digest of what trains a recommender: the stage's code and its own module's, in the package or not."""
     script = WORKFLOW / "workflow/scripts/train_recommender.py"
-    return code_digest(str(script), recommender_file(*recommender_entry(wildcards)))
+    return code_digest(str(script), module_file(RECOMMENDERS.module_of(*recommender_entry(wildcards))))
 
 
 def recommender_inputs(wildcards):
     """Return the graph, and the release and the ids in it where a recommender reads them."""
     shared = SHARED.format(dataset=wildcards.dataset)
-    reads = "release" in recommender_class(*recommender_entry(wildcards)).needs
+    reads = "release" in RECOMMENDERS.chosen(*recommender_entry(wildcards)).needs
     return {"graph": f"{shared}/split/graph.parquet"} | (
         {"ids": f"{shared}/kcore/interactions.parquet"} | release_folder(wildcards) if reads else {}
     )

@@ -18,7 +18,7 @@ rule train_recommender:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=lambda wildcards: GPUS if recommender_class(*recommender_entry(wildcards)).gpu else 0,
+        gpu=lambda wildcards: GPUS if RECOMMENDERS.chosen(*recommender_entry(wildcards)).gpu else 0,
     params:
         settings=lambda wildcards: {"recommender": recommender_entry(wildcards)[0]},
         checkpoint=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/checkpoint.safetensors",

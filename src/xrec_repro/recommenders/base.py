@@ -4,33 +4,22 @@ A module with a ``RECOMMENDER`` (a class derived from `Recommender`) is all that
 is checked with its `Settings` whenever the workflow is read, so heavy imports stand inside the methods that need them.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from xrec_repro.checks import problems
-from xrec_repro.errors import ConfigError
+from xrec_repro.plugins import Positive
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from xrec_repro.recommenders.graph import InteractionGraph
 
-# Types of settings: what JSON schema adds to a Python type.
-Positive = Annotated[int, {"minimum": 1, "maximum": 2**31 - 1}]
-Natural = Annotated[int, {"minimum": 0, "maximum": 2**31 - 1}]
-PositiveNumber = Annotated[float, {"exclusiveMinimum": 0}]
-Number = Annotated[float, {"minimum": 0}]
-
-_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every recommender is told; one of its own adds fields of int, float, bool, str, Literal or Annotated.
+    """What every recommender is told; one of its own adds fields (see `xrec_repro.plugins`).
 
     Attributes:
         dim: Width of its embeddings.
@@ -101,37 +90,3 @@ class Recommender:
         """Score all items for users, int64 [n]: a new tensor [n, n_items], higher is better; here by inner product."""
         user, item = self.embeddings()
         return user[users] @ item.T
-
-
-def read_settings(kind: type[Settings], values: Mapping[str, Any], place: str) -> Settings:
-    """Check settings and return them typed.
-
-    Args:
-        kind: A dataclass derived from `Settings`.
-        values: Setting -> value, as the configuration has them.
-        place: Where they stand, for messages: ``recommenders.<name>``.
-
-    Raises:
-        ConfigError: A setting is unknown, missing, or not of its type; the line names it.
-    """
-    types = get_type_hints(kind, include_extras=True)
-    names = {one.name: one.default is dataclasses.MISSING for one in dataclasses.fields(kind)}
-    schema = {"properties": {name: _schema(types[name]) for name in names}, "additionalProperties": False}
-    for problem in problems(dict(values), schema, place):
-        raise ConfigError(problem)
-    for name, required in names.items():
-        if required and name not in values:
-            raise ConfigError(f"{place}.{name}: missing; give it, or take it over from an entry named by `like`")
-    return kind(**values)
-
-
-def _schema(kind: Any) -> dict[str, Any]:
-    """Return the JSON schema of a Python type."""
-    origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
-        return _schema(parts[0]) | parts[1]
-    if origin is Literal:
-        return {"enum": list(parts)}
-    if origin in (UnionType, Union):
-        return {"anyOf": [_schema(part) for part in parts]}
-    return {"type": _TYPES[kind]}

@@ -7,7 +7,7 @@ The configuration's entries say which: XRec's code, LightGCN's own, RecBole's. O
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from xrec_repro.recommenders.base import Natural, Number
+from xrec_repro.plugins import Natural, Number
 from xrec_repro.recommenders.pairwise import Pairwise, PairwiseSettings
 
 

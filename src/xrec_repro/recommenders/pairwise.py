@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from xrec_repro.recommenders.base import Positive, PositiveNumber, Recommender, Settings
+from xrec_repro.plugins import Positive, PositiveNumber
+from xrec_repro.recommenders.base import Recommender, Settings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from xrec_repro.embedding_file import save_embeddings
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.identity import digest_json, sha256_file
 from xrec_repro.io import write_json
-from xrec_repro.recommenders import settings_of
+from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.recommenders.base import Recommender, Run
 from xrec_repro.recommenders.evaluate import original_recall, ranking_metrics, recall_ndcg
 from xrec_repro.recommenders.graph import InteractionGraph, read_graph
@@ -44,7 +44,8 @@ def train_recommender(
         ModelError: Training failed, or the embeddings are not finite or not of the shape that they must have.
         StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
-    kind, settings = settings_of(entry, f"recommenders.{run.name}")
+    place = f"recommenders.{run.name}"
+    kind, settings = RECOMMENDERS.chosen(entry, place), RECOMMENDERS.settings(entry, place)
     data = read_graph(graph)
     identity = digest_json([run.identity, entry, run.seed, sha256_file(graph)])
     recommender = kind(settings, replace(run, identity=identity))
