@@ -5,7 +5,7 @@ import re
 import statistics
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import matplotlib
@@ -212,11 +212,13 @@ def test_what_was_scored_otherwise_has_an_axis_of_its_own(published, drawn, sign
         caption = figure2(rows, published, "f.pdf", "f.png", settings)
         assert "LlamaScore (this run) has an axis of its own" in caption and why in caption
         assert_readable(drawn[-1])
-    mine = panel(drawn[0], "(c)", "LlamaScore (this run)")
+        labels = [one.yaxis.label.get_window_extent() for one in drawn[-1].axes]
+        assert not any(a.overlaps(b) for a, b in combinations(labels, 2))
+    mine = panel(drawn[0], "(c)", "LlamaScore\n(this run)")
     assert mine.get_ylim()[1] < 3 < panel(drawn[0], "(b)", "LlamaScore").get_ylim()[1]
     assert panel(drawn[0], "(b)", "LlamaScore").get_ylim() == panel(drawn[0], "(a)", "GPTScore").get_ylim()
     assert panel(drawn[0], "(c)", "BERTScore F1").get_ylim() == panel(drawn[0], "(b)", "BERTScore F1").get_ylim()
-    assert panel(drawn[0], "(c)", "LlamaScore (this run) std").get_ylim()[0] == 0
+    assert panel(drawn[0], "(c)", "LlamaScore std\n(this run)").get_ylim()[0] == 0
 
 
 def test_subsets_are_marked_and_intervals_drawn(published, drawn):

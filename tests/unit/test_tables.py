@@ -344,6 +344,7 @@ def test_differences_are_those_from_the_studys_row(tmp_path, root):
 
 
 NAMED = "bertscore|model:roberta-large@sha256:0123456789ab|rev:-|layer:17|idf:no|rescale:roberta-large"
+PORT = f"bleurt|model:lucadiliello/bleurt-tiny-512|rev:{'a' * 40}|max_length:512|dtype:float32"
 JUDGE = "llamascore|model:smollm@sha256:0123456789ab|rev:-|mode:expected|dtype:float32"
 
 
@@ -353,6 +354,7 @@ JUDGE = "llamascore|model:smollm@sha256:0123456789ab|rev:-|mode:expected|dtype:f
         ("bertscore_f1", NAMED, "BERT F1", "another model, roberta-large@sha256:0123456789ab, than the published Face"),
         ("bertscore_f1", BERT.replace("layer:17", "layer:6"), "BERT F1", "layer 6, published 17"),
         ("bertscore_f1", BERT.replace("722cf37", "0000000"), "BERT F1", "at 0000000, than the published FacebookAI"),
+        ("bleurt", PORT, "BLEURT", "which commit of lucadiliello/bleurt-tiny-512 the published model is, is not known"),
         ("llamascore", JUDGE, "Llama", "another model, smollm@sha256:0123456789ab, than the published meta-llama/Llam"),
     ],
 )

@@ -258,7 +258,7 @@ def _draw_bars(
     axes.spines["bottom"].set_visible(False)  # not where 0 is
     axes.axhline(0, color="black", linewidth=0.8)
     if metric:
-        axes.set_ylabel(metric_label(metric) + " (this run)" * (metric in panel.apart) + " std" * (part == "std"))
+        axes.set_ylabel(metric_label(metric) + " std" * (part == "std") + "\n(this run)" * (metric in panel.apart))
     if not ends:
         axes.text(0.5, 0.5, "no std" if metric else "not scored", transform=axes.transAxes, ha="center", color="0.4")
         axes.set_yticks([])

@@ -84,10 +84,11 @@ class Comparable:
         if local:
             same = len(digest) >= 12 and any(known.startswith(digest) for known in pinned.digests)
             wanted = "no digest of it is listed" if not pinned.digests else "listed digests differ"
+        elif shown == repository and not pinned.revision:
+            return f"which commit of {repository} the published model is, is not known"
         else:
-            same = shown == repository and have.get("rev") == pinned.revision != ""
-            shown = f"{shown} at {have.get('rev', '-')[:7]}"
-            wanted = f"at {pinned.revision[:7]}" if pinned.revision else "its commit is not known"
+            same = shown == repository and have.get("rev") == pinned.revision
+            shown, wanted = f"{shown} at {have.get('rev', '-')[:7]}", f"at {pinned.revision[:7] or '?'}"
         return None if same else f"another model, {shown}, than the published {repository} ({wanted})"
 
 
