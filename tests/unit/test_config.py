@@ -262,7 +262,7 @@ NAN, INFINITY = float("nan"), float("inf")
         (
             "metrics.bertscore.rescale",
             True,
-            "rescale: true finds the baseline of a hub repository (with its revision) alone",
+            r"rescale: true finds the baseline of a hub repository \(with its revision\) alone",
         ),
     ],
 )
