@@ -13,7 +13,7 @@ rule make_glassbox:
     benchmark:
         f"{SHARED}/benchmarks/make_glassbox.tsv"
     wildcard_constraints:
-        dataset=sourced("glassbox"),
+        dataset=PLAN.sourced("glassbox"),
     conda:
         ENVIRONMENT
     threads: 1
@@ -22,15 +22,15 @@ rule make_glassbox:
         runtime=scaled(10),
     params:
         settings=pick("glassbox"),
-        code=digest("make_glassbox"),
+        code=PLAN.digest("make_glassbox"),
     script:
         "../scripts/make_glassbox.py"
 
 
 rule read_reviews:
     input:
-        reviews=raw_file("reviews"),
-        metadata=raw_file("items"),
+        reviews=asked(PLAN.raw_file, "reviews"),
+        metadata=asked(PLAN.raw_file, "items"),
     output:
         interactions=f"{SHARED}/raw/interactions.parquet",
         item_table=f"{SHARED}/raw/items.parquet",
@@ -40,7 +40,7 @@ rule read_reviews:
     benchmark:
         f"{SHARED}/benchmarks/read_reviews.tsv"
     wildcard_constraints:
-        dataset=sourced("glassbox", *READ),
+        dataset=PLAN.sourced("glassbox", *READ),
     conda:
         ENVIRONMENT
     threads: 1
@@ -51,7 +51,7 @@ rule read_reviews:
         settings=pick("read"),
         source=dataset_key("source"),
         columns=dataset_key("columns"),
-        code=digest("read_reviews"),
+        code=PLAN.digest("read_reviews"),
     script:
         "../scripts/read_reviews.py"
 
@@ -74,16 +74,17 @@ rule fetch_release:
         runtime=scaled(60),
     params:
         settings={},
-        copies=lambda wildcards: Told(release_copies(wildcards)),
-        resources=resource_digests("manifest.tsv"),
-        code=digest("fetch_release"),
+        copies=lambda wildcards: Told(PLAN.release_copies(wildcards)),
+        resources=PLAN.resource_digests("manifest.tsv"),
+        code=PLAN.digest("fetch_release"),
     script:
         "../scripts/fetch_release.py"
 
 
 rule import_release:
     input:
-        unpack(release_folder),
+        unpack(lambda wildcards: PLAN.release(wildcards.dataset)),
+        unpack(own_files(lambda wildcards: PLAN.release_places(wildcards.dataset))),
     output:
         interactions=f"{SHARED}/raw/interactions.parquet",
         item_table=f"{SHARED}/raw/items.parquet",
@@ -95,7 +96,7 @@ rule import_release:
     benchmark:
         f"{SHARED}/benchmarks/import_release.tsv"
     wildcard_constraints:
-        dataset=sourced("release"),
+        dataset=PLAN.sourced("release"),
     conda:
         ENVIRONMENT
     threads: 1
@@ -104,8 +105,8 @@ rule import_release:
         runtime=scaled(20),
     params:
         settings={},
-        release=own_digests(release_places),
-        code=digest("import_release"),
+        release=own_digests(lambda wildcards: PLAN.release_places(wildcards.dataset)),
+        code=PLAN.digest("import_release"),
     script:
         "../scripts/import_release.py"
 
@@ -130,14 +131,14 @@ rule filter_kcore:
         runtime=scaled(60),
     params:
         settings=pick("kcore"),
-        code=digest("filter_kcore"),
+        code=PLAN.digest("filter_kcore"),
     script:
         "../scripts/filter_kcore.py"
 
 
 rule split_interactions:
     input:
-        unpack(split_inputs),
+        unpack(PLAN.split_inputs),
         interactions=f"{SHARED}/kcore/interactions.parquet",
     output:
         graph=f"{SHARED}/split/graph.parquet",
@@ -155,6 +156,6 @@ rule split_interactions:
         runtime=scaled(20),
     params:
         settings=pick("split"),
-        code=digest("split_interactions"),
+        code=PLAN.digest("split_interactions"),
     script:
         "../scripts/split_interactions.py"

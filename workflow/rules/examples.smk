@@ -9,7 +9,7 @@ rule join_examples:
         item_profiles=f"{SHARED}/profiles/items.parquet",
         interactions=f"{SHARED}/kcore/interactions.parquet",
     output:
-        examples=EXAMPLES,
+        examples=PLAN.examples,
         provenance=f"{SHARED}/examples/provenance.json",
     log:
         f"{SHARED}/logs/join_examples.log",
@@ -24,6 +24,6 @@ rule join_examples:
         runtime=scaled(10),
     params:
         settings={},
-        code=digest("join_examples"),
+        code=PLAN.digest("join_examples"),
     script:
         "../scripts/join_examples.py"

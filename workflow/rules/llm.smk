@@ -3,7 +3,7 @@
 
 rule pretrain_lm:
     input:
-        examples=EXAMPLES,
+        examples=PLAN.examples,
     output:
         model=directory(f"{SHARED}/llm/model"),
         provenance=f"{SHARED}/llm/provenance.json",
@@ -23,6 +23,6 @@ rule pretrain_lm:
         settings=lambda wildcards: pick("llm")(wildcards)["llm"]["scratch"],
         domain=dataset_key("domain"),
         compute=THREADS,
-        code=digest("pretrain_lm"),
+        code=PLAN.digest("pretrain_lm"),
     script:
         "../scripts/pretrain_lm.py"

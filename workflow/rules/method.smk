@@ -1,6 +1,6 @@
 """A method: trained, and its explanations of the test split, by one job, or by a job a shard and one that joins theirs."""
 
-SHARDS = shards_of("generation")
+SHARDS = PLAN.shards("generation")
 GENERATION = f"{EXPERIMENT}/generation"
 MADE = f"{GENERATION}/shards/{{shard}}" if SHARDS else GENERATION
 NAMED = "generate_shard_{shard}" if SHARDS else "generate_explanations"
@@ -8,8 +8,8 @@ NAMED = "generate_shard_{shard}" if SHARDS else "generate_explanations"
 
 rule train_method:
     input:
-        unpack(method_inputs),
-        unpack(lambda wildcards: own_files(method_places(wildcards))),
+        unpack(PLAN.method_inputs),
+        unpack(own_files(PLAN.method_places)),
     output:
         weights=f"{METHOD}/weights.safetensors",
         facts=f"{METHOD}/method.json",
@@ -26,13 +26,13 @@ rule train_method:
     resources:
         mem_mb=scaled(by_llm(4000, 32000)),
         runtime=scaled(by_llm(720, 840)),
-        gpu=gpu_of_method,
+        gpu=lambda wildcards: GPUS * PLAN.method_gpu(wildcards),
     params:
-        **split_params(method_settings("fit")),
-        models=own_digests(lambda wildcards: llm_places(wildcards) | method_places(wildcards)),
+        **split_params(asked(PLAN.method_settings, "fit")),
+        models=own_digests(PLAN.method_places),
         checkpoint=f"{METHOD}/checkpoint.safetensors",
         compute=config["compute"],
-        code=method_code("train_method", "fit"),
+        code=asked(PLAN.method_code, "train_method", "fit"),
     script:
         "../scripts/train_method.py"
 
@@ -41,8 +41,9 @@ rule:
     name:
         "generate_shard" if SHARDS else "generate_explanations"
     input:
-        unpack(method_inputs),
-        unpack(written_inputs),
+        unpack(PLAN.method_inputs),
+        unpack(own_files(PLAN.method_places)),
+        unpack(PLAN.learnt),
     output:
         explanations=f"{MADE}/explanations.parquet",
         provenance=f"{MADE}/provenance.json",
@@ -57,16 +58,16 @@ rule:
     resources:
         mem_mb=scaled(by_llm(4000, 32000)),
         runtime=scaled(720),
-        gpu=gpu_of_method,
+        gpu=lambda wildcards: GPUS * PLAN.method_gpu(wildcards),
     params:
-        **split_params(method_settings("write")),
+        **split_params(asked(PLAN.method_settings, "write")),
         **when(SHARDS, cut=lambda wildcards: pick("generation")(wildcards)["generation"]["batch_size"]),
-        models=own_digests(lambda wildcards: llm_places(wildcards) | method_places(wildcards)),
+        models=own_digests(PLAN.method_places),
         partial=f"{MADE}/explanations.partial.jsonl",
         shard="{shard}" if SHARDS else "1-of-1",
         # Whole batches are dealt to shards: those of two sizes would not make a whole.
         compute=config["compute"],
-        code=method_code("generate_explanations", "write"),
+        code=asked(PLAN.method_code, "generate_explanations", "write"),
     script:
         "../scripts/generate_explanations.py"
 
@@ -76,8 +77,9 @@ if SHARDS:
     rule gather_explanations:
         input:
             # What the shards read as well: its provenance is to say of the whole what theirs say of a part.
-            unpack(method_inputs),
-            unpack(written_inputs),
+            unpack(PLAN.method_inputs),
+            unpack(own_files(PLAN.method_places)),
+            unpack(PLAN.learnt),
             parts=expand(f"{MADE}/explanations.parquet", shard=SHARDS, allow_missing=True),
             records=expand(f"{MADE}/provenance.json", shard=SHARDS, allow_missing=True),
         output:
@@ -94,8 +96,8 @@ if SHARDS:
             mem_mb=scaled(1000),
             runtime=scaled(10),
         params:
-            **split_params(method_settings("write")),
-            models=own_digests(lambda wildcards: llm_places(wildcards) | method_places(wildcards)),
-            code=digest("gather_explanations"),
+            **split_params(asked(PLAN.method_settings, "write")),
+            models=own_digests(PLAN.method_places),
+            code=PLAN.digest("gather_explanations"),
         script:
             "../scripts/gather_explanations.py"

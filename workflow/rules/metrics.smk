@@ -1,7 +1,7 @@
 """Scores of the explanations: one rule a metric (a judge's may be cut into shards), then one file of all."""
 
 for METRIC in config["metrics"]["use"]:
-    SHARDS = shards_of("judging", METRIC)
+    SHARDS = PLAN.shards("judging", METRIC)
     FOLDER = f"{EXPERIMENT}/metrics/{METRIC}"
     MADE = f"{FOLDER}/shards/{{shard}}" if SHARDS else FOLDER
     NAMED = f"score_{METRIC}_shard_{{shard}}" if SHARDS else f"score_{METRIC}"
@@ -10,7 +10,8 @@ for METRIC in config["metrics"]["use"]:
         name:
             f"score_{METRIC}_shard" if SHARDS else f"score_{METRIC}"
         input:
-            unpack(metric_inputs(METRIC)),
+            unpack(asked(PLAN.metric_inputs, METRIC)),
+            unpack(own_files(asked(PLAN.metric_places, METRIC))),
         output:
             **when(SHARDS, blocks=f"{MADE}/blocks.json"),
             **when(not SHARDS, scores=f"{MADE}/scores.parquet", summary=f"{MADE}/summary.json"),
@@ -19,20 +20,20 @@ for METRIC in config["metrics"]["use"]:
             f"{EXPERIMENT}/logs/{NAMED}.log",
         benchmark:
             f"{EXPERIMENT}/benchmarks/{NAMED}.tsv"
-        priority: 1 if runs_model(METRIC) else 0
+        priority: 1 if PLAN.runs_model(METRIC) else 0
         conda:
             ENVIRONMENT
-        threads: config["compute"]["threads"] if runs_model(METRIC) else 1
+        threads: config["compute"]["threads"] if PLAN.runs_model(METRIC) else 1
         resources:
-            mem_mb=scaled(metric_memory(METRIC)),
-            runtime=scaled(240 if runs_model(METRIC) else 10),
-            gpu=GPUS if runs_model(METRIC) else 0,
+            mem_mb=scaled(PLAN.metric_memory(METRIC)),
+            runtime=scaled(240 if PLAN.runs_model(METRIC) else 10),
+            gpu=GPUS if PLAN.runs_model(METRIC) else 0,
         params:
             **when(SHARDS, shard="{shard}", cut=config["metrics"][METRIC].get("batch_size")),
             **metric_params(METRIC),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
-            **when(runs_model(METRIC), compute=config["compute"]),
-            code=digest("score_metric", f"metrics/{METRIC}"),
+            **when(PLAN.runs_model(METRIC), compute=config["compute"]),
+            code=PLAN.digest("score_metric", f"metrics/{METRIC}"),
         script:
             "../scripts/score_metric.py"
 
@@ -61,14 +62,14 @@ for METRIC in config["metrics"]["use"]:
                 runtime=scaled(10),
             params:
                 **metric_params(METRIC),
-                code=digest("gather_scores"),
+                code=PLAN.digest("gather_scores"),
             script:
                 "../scripts/gather_scores.py"
 
 
 rule merge_scores:
     input:
-        unpack(all_scores),
+        unpack(PLAN.scores),
     output:
         scores=f"{EXPERIMENT}/metrics/scores.parquet",
         summary=f"{EXPERIMENT}/metrics/summary.json",
@@ -85,6 +86,6 @@ rule merge_scores:
         runtime=scaled(10),
     params:
         settings={"use": config["metrics"]["use"]},
-        code=digest("merge_scores"),
+        code=PLAN.digest("merge_scores"),
     script:
         "../scripts/merge_scores.py"

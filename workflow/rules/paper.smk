@@ -1,6 +1,17 @@
 """Tables, figures, claims, statistics, audit and the page to browse, from the scores of all experiments."""
 
 CHOICES = config["paper"]
+TABLE_OPTIONS = {name: CHOICES["tables"][name] for name in ("columns", "published", "show_difference")}
+# What tables, figures and reports read of the folder resources.
+COMPARED = ["published/signatures.csv", "models.tsv"]  # what tells whether a score compares with a published one
+TABLE1, TABLE2 = (
+    ["published/study_table1.csv", "published/xrec_table1.csv", *COMPARED],
+    ["published/study_table2.csv", *COMPARED],
+)
+TABLE3 = ["published/study_table3.csv", "published/statements.csv", "hardware.tsv"]
+AUDITED = [f"published/{path.name}" for path in sorted(Path(PLAN.resources, "published").glob("*.csv"))] + [
+    "hardware.tsv"
+]
 
 
 rule make_table1:
@@ -20,11 +31,11 @@ rule make_table1:
         mem_mb=scaled(1000),
         runtime=scaled(10),
     params:
-        settings={"number": 1, "rows": paper_rows(CHOICES["tables"]["table1"]), **TABLE_OPTIONS},
-        resources=Told(RESOURCES),
-        published=resource_digests(*TABLE1),
+        settings={"number": 1, "rows": PLAN.rows(CHOICES["tables"]["table1"]), **TABLE_OPTIONS},
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests(*TABLE1),
         files=paper_paths(CHOICES["tables"]["table1"], "summary", "generate"),
-        code=digest("make_score_table"),
+        code=PLAN.digest("make_score_table"),
     script:
         "../scripts/make_score_table.py"
 
@@ -40,11 +51,11 @@ use rule make_table1 as make_table2 with:
     benchmark:
         f"{PAPER}/benchmarks/make_table2.tsv"
     params:
-        settings={"number": 2, "rows": paper_rows(CHOICES["tables"]["table2"]), **TABLE_OPTIONS},
-        resources=Told(RESOURCES),
-        published=resource_digests(*TABLE2),
+        settings={"number": 2, "rows": PLAN.rows(CHOICES["tables"]["table2"]), **TABLE_OPTIONS},
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests(*TABLE2),
         files=paper_paths(CHOICES["tables"]["table2"], "summary", "generate"),
-        code=digest("make_score_table"),
+        code=PLAN.digest("make_score_table"),
 
 
 rule collect_jobs:
@@ -66,10 +77,10 @@ rule collect_jobs:
         runtime=scaled(10),
     params:
         settings={"emissions": config["emissions"]},
-        resources=Told(RESOURCES),
-        published=resource_digests("hardware.tsv"),
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests("hardware.tsv"),
         store=f"{PAPER}/costs/slurm.json",
-        code=digest("collect_jobs"),
+        code=PLAN.digest("collect_jobs"),
     script:
         "../scripts/collect_jobs.py"
 
@@ -91,7 +102,7 @@ rule plot_costs:
         runtime=scaled(10),
     params:
         settings={"emissions": config["emissions"]},
-        code=digest("plot_costs"),
+        code=PLAN.digest("plot_costs"),
     script:
         "../scripts/plot_costs.py"
 
@@ -115,14 +126,14 @@ rule make_table3:
         runtime=scaled(10),
     params:
         settings={
-            "rows": paper_rows(None),
+            "rows": PLAN.rows(None),
             "emissions": config["emissions"],
             "published": CHOICES["tables"]["published"],
         },
-        resources=Told(RESOURCES),
-        published=resource_digests(*TABLE3),
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests(*TABLE3),
         files=paper_paths(None, "generate", "train"),
-        code=digest("make_table3"),
+        code=PLAN.digest("make_table3"),
     script:
         "../scripts/make_table3.py"
 
@@ -143,9 +154,9 @@ rule write_statistics:
         mem_mb=scaled(2000),
         runtime=scaled(60),
     params:
-        settings={"rows": paper_rows(None), "statistics": config["statistics"]},
+        settings={"rows": PLAN.rows(None), "statistics": config["statistics"]},
         files=paper_paths(None, "summary", "scores"),
-        code=digest("write_statistics"),
+        code=PLAN.digest("write_statistics"),
     script:
         "../scripts/write_statistics.py"
 
@@ -167,11 +178,11 @@ rule judge_claims:
         mem_mb=scaled(2000),
         runtime=scaled(60),
     params:
-        settings={"rows": paper_rows(None), "claims": config["claims"], "statistics": config["statistics"]},
-        resources=Told(RESOURCES),
-        published=resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
+        settings={"rows": PLAN.rows(None), "claims": config["claims"], "statistics": config["statistics"]},
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
         files=paper_paths(None, "summary", "scores"),
-        code=digest("judge_claims"),
+        code=PLAN.digest("judge_claims"),
     script:
         "../scripts/judge_claims.py"
 
@@ -193,9 +204,9 @@ rule audit_published:
         runtime=scaled(20),
     params:
         settings=CHOICES["audit"],
-        resources=Told(RESOURCES),
-        published=resource_digests(*AUDITED),
-        code=digest("audit_published"),
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests(*AUDITED),
+        code=PLAN.digest("audit_published"),
     script:
         "../scripts/audit_published.py"
 
@@ -220,14 +231,14 @@ rule plot_figure2:
         runtime=scaled(10),
     params:
         settings={
-            "rows": paper_rows(None),
+            "rows": PLAN.rows(None),
             "confidence": config["statistics"]["confidence"],
             **CHOICES["figure2"],
         },
-        resources=Told(RESOURCES),
-        published=resource_digests(*TABLE1, *TABLE2),
+        resources=Told(PLAN.resources),
+        published=PLAN.resource_digests(*TABLE1, *TABLE2),
         files=paper_paths(None, "summary"),
-        code=digest("plot_figure2"),
+        code=PLAN.digest("plot_figure2"),
     script:
         "../scripts/plot_figure2.py"
 
@@ -248,9 +259,9 @@ rule plot_figure3:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"rows": paper_rows(CHOICES["figure3"]["experiments"]), **CHOICES["figure3"]},
+        settings={"rows": PLAN.rows(CHOICES["figure3"]["experiments"]), **CHOICES["figure3"]},
         files=paper_paths(CHOICES["figure3"]["experiments"], "training"),
-        code=digest("plot_figure3"),
+        code=PLAN.digest("plot_figure3"),
     script:
         "../scripts/plot_figure3.py"
 
@@ -271,9 +282,9 @@ rule group_scores:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        settings={"rows": paper_rows(None), "statistics": config["statistics"], **CHOICES["sparsity"]},
+        settings={"rows": PLAN.rows(None), "statistics": config["statistics"], **CHOICES["sparsity"]},
         files=paper_paths(None, "scores", "graph", "texts"),
-        code=digest("group_scores"),
+        code=PLAN.digest("group_scores"),
     script:
         "../scripts/group_scores.py"
 
@@ -295,7 +306,7 @@ rule plot_figure4:
         runtime=scaled(10),
     params:
         settings={"confidence": config["statistics"]["confidence"], **CHOICES["sparsity"]},
-        code=digest("plot_figure4"),
+        code=PLAN.digest("plot_figure4"),
     script:
         "../scripts/plot_figure4.py"
 
@@ -316,9 +327,9 @@ rule plot_embeddings:
         mem_mb=scaled(3000),
         runtime=scaled(30),
     params:
-        settings={"rows": paper_rows(CHOICES["embeddings"]["experiments"]), **CHOICES["embeddings"]},
+        settings={"rows": PLAN.rows(CHOICES["embeddings"]["experiments"]), **CHOICES["embeddings"]},
         files=paper_paths(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts"),
-        code=digest("plot_embeddings"),
+        code=PLAN.digest("plot_embeddings"),
     script:
         "../scripts/plot_embeddings.py"
 
@@ -339,9 +350,9 @@ rule pick_examples:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"rows": paper_rows(None), **CHOICES["examples"]},
+        settings={"rows": PLAN.rows(None), **CHOICES["examples"]},
         files=paper_paths(None, "explanations", "scores"),
-        code=digest("pick_examples"),
+        code=PLAN.digest("pick_examples"),
     script:
         "../scripts/pick_examples.py"
 
@@ -362,9 +373,9 @@ rule write_browser:
         mem_mb=scaled(2000),
         runtime=scaled(20),
     params:
-        settings={"rows": paper_rows(None), "run": config["run"]["name"], **CHOICES["browse"]},
+        settings={"rows": PLAN.rows(None), "run": config["run"]["name"], **CHOICES["browse"]},
         files=paper_paths(None, "explanations", "scores", "summary", "examples", "truth"),
-        code=digest("write_browser"),
+        code=PLAN.digest("write_browser"),
     script:
         "../scripts/write_browser.py"
 
@@ -373,7 +384,7 @@ PAPER_FILES = [
     f"{PAPER}/{name}"
     for name in (
         *(f"tables/table{number}.{ending}" for number in (1, 2, 3) for ending in ("csv", "md", "tex")),
-        *(f"figures/{stem}.{ending}" for stem in figures() for ending in ("pdf", "png")),
+        *(f"figures/{stem}.{ending}" for stem in PLAN.figures() for ending in ("pdf", "png")),
         "statistics/statistics.md",
         "statistics/groups.csv",
         "costs/jobs.csv",

@@ -3,7 +3,8 @@
 
 rule generate_profiles:
     input:
-        unpack(writer_inputs("backend")),
+        unpack(asked(PLAN.published_texts, "backend")),
+        unpack(own_files(asked(PLAN.chat_places, "backend"))),
         interactions=f"{SHARED}/kcore/interactions.parquet",
         item_table=f"{SHARED}/kcore/items.parquet",
         graph=f"{SHARED}/split/graph.parquet",
@@ -18,26 +19,27 @@ rule generate_profiles:
     priority: 5  # what pretraining waits for
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: config["compute"]["threads"] if writes_by_model(wildcards, "backend") else 1
+    threads: lambda wildcards: config["compute"]["threads"] if PLAN.writes_by_model(wildcards, "backend") else 1
     resources:
-        mem_mb=scaled(by_writer("backend")),
+        mem_mb=scaled(lambda wildcards: 32000 if PLAN.writes_by_model(wildcards, "backend") else 4000),
         runtime=scaled(240),
-        gpu=lambda wildcards: GPUS if writes_by_model(wildcards, "backend") else 0,
+        gpu=lambda wildcards: GPUS if PLAN.writes_by_model(wildcards, "backend") else 0,
     params:
-        **split_params(writer_settings("backend")),
-        models=own_digests(lambda wildcards: chat_places(wildcards, "backend")),
+        **split_params(asked(PLAN.writer_settings, "backend")),
+        models=own_digests(asked(PLAN.chat_places, "backend")),
         domain=dataset_key("domain"),
         source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
-        compute=lambda wildcards: config["compute"] if writes_by_model(wildcards, "backend") else None,
-        code=digest("generate_profiles"),
+        compute=lambda wildcards: config["compute"] if PLAN.writes_by_model(wildcards, "backend") else None,
+        code=PLAN.digest("generate_profiles"),
     script:
         "../scripts/generate_profiles.py"
 
 
 rule generate_references:
     input:
-        unpack(writer_inputs("references")),
+        unpack(asked(PLAN.published_texts, "references")),
+        unpack(own_files(asked(PLAN.chat_places, "references"))),
         interactions=f"{SHARED}/kcore/interactions.parquet",
         item_table=f"{SHARED}/kcore/items.parquet",
         texts=f"{SHARED}/split/texts.parquet",
@@ -51,18 +53,18 @@ rule generate_references:
     priority: 5
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: config["compute"]["threads"] if writes_by_model(wildcards, "references") else 1
+    threads: lambda wildcards: config["compute"]["threads"] if PLAN.writes_by_model(wildcards, "references") else 1
     resources:
-        mem_mb=scaled(by_writer("references")),
+        mem_mb=scaled(lambda wildcards: 32000 if PLAN.writes_by_model(wildcards, "references") else 4000),
         runtime=scaled(240),
-        gpu=lambda wildcards: GPUS if writes_by_model(wildcards, "references") else 0,
+        gpu=lambda wildcards: GPUS if PLAN.writes_by_model(wildcards, "references") else 0,
     params:
-        **split_params(writer_settings("references")),
-        models=own_digests(lambda wildcards: chat_places(wildcards, "references")),
+        **split_params(asked(PLAN.writer_settings, "references")),
+        models=own_digests(asked(PLAN.chat_places, "references")),
         domain=dataset_key("domain"),
         source=dataset_key("source"),
         cache=f"{SHARED}/cache/chat",
-        compute=lambda wildcards: config["compute"] if writes_by_model(wildcards, "references") else None,
-        code=digest("generate_references"),
+        compute=lambda wildcards: config["compute"] if PLAN.writes_by_model(wildcards, "references") else None,
+        code=PLAN.digest("generate_references"),
     script:
         "../scripts/generate_references.py"

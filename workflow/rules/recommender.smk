@@ -3,7 +3,8 @@
 
 rule train_recommender:
     input:
-        unpack(recommender_inputs),
+        unpack(PLAN.recommender_inputs),
+        unpack(own_files(PLAN.recommender_places)),
     output:
         embeddings=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/embeddings.safetensors",
         metrics=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/metrics.json",
@@ -18,12 +19,12 @@ rule train_recommender:
     resources:
         mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=lambda wildcards: GPUS if RECOMMENDERS.chosen(*recommender_entry(wildcards)).gpu else 0,
+        gpu=lambda wildcards: GPUS * PLAN.recommender_gpu(wildcards),
     params:
-        settings=lambda wildcards: {"recommender": recommender_entry(wildcards)[0]},
+        settings=lambda wildcards: {"recommender": PLAN.recommender(wildcards)[0]},
         checkpoint=f"{SHARED}/recommender/{{recommender}}/seed{{seed}}/checkpoint.safetensors",
         compute=config["compute"],
-        release=own_digests(recommender_places),
-        code=recommender_digest,
+        release=own_digests(PLAN.recommender_places),
+        code=PLAN.recommender_code,
     script:
         "../scripts/train_recommender.py"

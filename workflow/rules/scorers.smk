@@ -6,7 +6,7 @@ for SCORER in ("bart", "bleurt", "judge"):
         name:
             f"train_{SCORER}"
         input:
-            examples=expand(EXAMPLES, dataset=DATASETS),
+            examples=expand(PLAN.examples, dataset=PLAN.datasets),
         output:
             model=directory(f"{RUN}/scorers/{SCORER}/model"),
             provenance=f"{RUN}/scorers/{SCORER}/provenance.json",
@@ -24,6 +24,6 @@ for SCORER in ("bart", "bleurt", "judge"):
             settings=config["scorers"][SCORER],
             scorer=SCORER,
             compute=THREADS,
-            code=digest("train_scorer", f"scorers/{SCORER}"),
+            code=PLAN.digest("train_scorer", f"scorers/{SCORER}"),
         script:
             "../scripts/train_scorer.py"

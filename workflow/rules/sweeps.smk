@@ -1,20 +1,12 @@
 """The figure of the sweeps: scores and held-out loss over the values of a setting."""
 
-SWEPT = [
-    paper_row(dataset, experiment, seed)
-    | {"sweep": sweep, "key": entry["key"], "value": value, "own": experiment == base}
-    | {"base_label": config["experiments"][base]["label"]}
-    for sweep, entry in config["sweeps"].items()
-    for dataset, base in [entry["base"].split("/")]
-    for value, experiment in sweep_members(config, sweep)
-    for seed in SEEDS
-]
-SWEPT_FILES = {kind: [paper_file(kind, row) for row in SWEPT] for kind in ("summary", "scores", "train")}
+SWEPT = PLAN.swept()
+SWEPT_FILES = PLAN.files(SWEPT, "summary", "scores", "train")
 
 
 rule plot_sweeps:
     input:
-        **{kind: list(dict.fromkeys(filter(None, paths))) for kind, paths in SWEPT_FILES.items()},
+        **inputs(SWEPT_FILES),
     output:
         csv=f"{PAPER}/statistics/sweeps.csv",
         pdf=f"{PAPER}/figures/sweeps.pdf",
@@ -33,7 +25,7 @@ rule plot_sweeps:
     params:
         settings={"rows": SWEPT, "statistics": config["statistics"], **CHOICES["sweeps"]},
         files=SWEPT_FILES,
-        code=digest("plot_sweeps"),
+        code=PLAN.digest("plot_sweeps"),
     script:
         "../scripts/plot_sweeps.py"
 

@@ -1,0 +1,397 @@
+"""What a run is made of: from the configuration to what each experiment needs, and which file each stage makes.
+
+The Snakefile asks here, and is parsed again in every job: this module must stay free of heavy imports.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from xrec_repro.config import (
+    READ_EMBEDDINGS,
+    Config,
+    expand_sweeps,
+    experiment_pairs,
+    method_class,
+    raw_files,
+    recommender,
+    settings,
+    sweep_members,
+)
+from xrec_repro.identity import code_digest, libraries_of, places_digest
+from xrec_repro.paper.kinds import kind_of
+from xrec_repro.plugins import module_file
+from xrec_repro.recommenders import RECOMMENDERS
+from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
+
+Files = dict[str, Any]
+Row = dict[str, Any]
+BUNDLED = ("minilm",)  # names of models that a package carries
+NEEDS_TRUTH = ("faithfulness",)
+
+
+def when(condition: Any, **files: Any) -> Files:
+    """Return the files if the condition holds, else none: optional inputs by name."""
+    return files if condition else {}
+
+
+class Plan:
+    """The plan of a run.
+
+    Methods that take `w` take anything with the attributes dataset, experiment, seed and so on that the paths in
+    question have: Snakemake's wildcards. Places are files and models of the user's own: no stage makes them, and their
+    digests, not their times, tell when they change.
+
+    Args:
+        config: Checked and whole, not expanded.
+        root: The checkout.
+
+    Attributes:
+        config: With the experiments of its sweeps.
+        listed: (data set, experiment) pairs that tables and figures show unless they name others: those of the run.
+        pairs: Those, and what sweeps add.
+        datasets: Names of the run's data sets.
+        seeds: Its seeds.
+        run: Folder of all; `shared`, `experiment`, `method`, `paper` are folders in it, patterns of paths.
+        examples: The pattern of the joined examples.
+        raw: Data set -> kind -> its raw files, as they are when the configuration is read.
+
+    Raises:
+        ConfigError: A sweep cannot be expanded, or no file matches a pattern.
+    """
+
+    def __init__(self, config: Config, root: Path) -> None:
+        self.root = root
+        self.listed = experiment_pairs(config)
+        self.config = expand_sweeps(config)
+        self.pairs = experiment_pairs(self.config)
+        self.datasets = list(dict.fromkeys(dataset for dataset, _ in self.pairs))
+        self.seeds: list[int] = config["run"]["seeds"]
+        self.results = config["run"]["results"]
+        self.run = f"{self.results}/{config['run']['name']}"
+        self.shared = f"{self.run}/{{dataset}}/shared"
+        self.examples = f"{self.shared}/examples/examples.parquet"
+        self.experiment = f"{self.run}/{{dataset}}/{{experiment}}/seed{{seed}}"
+        self.method = f"{self.experiment}/method"
+        self.paper = f"{self.run}/paper"
+        self.raw = raw_files(self.config)
+        # Relative, as all paths in params and inputs are, so that a copy of the folder elsewhere is the same run.
+        self.resources = os.path.relpath(root / "resources")
+        self._settings = lru_cache(None)(lambda *names: settings(self.config, *names))
+
+    def settings(self, dataset: str, experiment: str | None = None) -> Config:
+        """Return the settings of a data set, or of an experiment on it; not to be changed."""
+        return self._settings(dataset, experiment)
+
+    def source(self, dataset: str) -> str:
+        """Return where a data set comes from."""
+        return self.config["datasets"][dataset]["source"]
+
+    def sourced(self, *sources: str) -> str:
+        """Return a wildcard constraint: the run's data sets that come from one of these sources."""
+        names = [name for name in self.datasets if self.source(name) in sources]
+        return "|".join(map(re.escape, names)) or "no-such-dataset"
+
+    def digest(self, stem: str, *modules: str) -> str:
+        """Return the digest of a script, of modules that it imports by name, and of all modules behind them."""
+        paths = [f"workflow/scripts/{stem}.py", *(f"src/xrec_repro/{module}.py" for module in modules)]
+        return code_digest(*(str(self.root / path) for path in paths))
+
+    def resource_digests(self, *names: str) -> dict[str, str]:
+        """Return the digests of files of the folder resources."""
+        return places_digest({name: f"{self.resources}/{name}" for name in names})
+
+    # --- Data ---------------------------------------------------------------------------------------------------------
+    def raw_file(self, w: Any, kind: str) -> str | list[str]:
+        """Return raw files of a data set, made by the glassbox or given by the user; `kind` is reviews or items."""
+        if self.source(w.dataset) == "glassbox":
+            name = {"reviews": "reviews.jsonl.gz", "items": "metadata.jsonl.gz"}[kind]
+            return f"{self.shared}/world/{name}".format(dataset=w.dataset)
+        return self.raw[w.dataset][kind]
+
+    def release(self, dataset: str) -> Files:
+        """Return the folder of a release that is fetched and checked: it has a name in the manifest."""
+        name = self.config["datasets"][dataset]["download"]
+        return when(name, folder=f"{self.results}/downloads/{name}")
+
+    def release_places(self, dataset: str) -> Files:
+        """Return the folder of a release of the user's own."""
+        entry = self.config["datasets"][dataset]
+        return when(not entry["download"], folder=entry["paths"].get("folder"))
+
+    def release_copies(self, w: Any) -> list[str]:
+        """List the folders in which the files of a download may lie already."""
+        entries = [self.config["datasets"][name] for name in self.datasets]
+        found = [entry["paths"].get("folder") for entry in entries if entry["download"] == w.download]
+        return list(filter(None, found))
+
+    def split_inputs(self, w: Any) -> Files:
+        """Return the files of a release that the split may need."""
+        release, raw = self.source(w.dataset) == "release", f"{self.shared}/raw".format(dataset=w.dataset)
+        edges = release and self.settings(w.dataset)["split"]["graph"] == "released"
+        return when(release, texts=f"{raw}/texts.parquet") | when(edges, edges=f"{raw}/edges.parquet")
+
+    # --- Texts; `key` is backend (of profiles) or references ----------------------------------------------------------
+    def published_texts(self, w: Any, key: str) -> Files:
+        """Return the file of published texts where a stage is set to use it."""
+        folder = "world" if self.source(w.dataset) == "glassbox" else "raw"
+        published = f"{self.shared}/{folder}/texts.parquet".format(dataset=w.dataset)
+        return when(self.settings(w.dataset)["profiles"][key] == "published", published=published)
+
+    def writer_settings(self, w: Any, key: str) -> Config:
+        """Return the settings of profiles or references, less what their backend does not read."""
+        full = self.settings(w.dataset)["profiles"]
+        unread = {"backend", "references"} - {key} | ({"chat"} if full[key] != "chat" else set())
+        return {"profiles": {name: value for name, value in full.items() if name not in unread}}
+
+    def writes_by_model(self, w: Any, key: str) -> bool:
+        """Tell whether the texts are written by a chat model of this machine: not by rules, nor by a server."""
+        chosen = self.settings(w.dataset)["profiles"]
+        return chosen[key] == "chat" and chosen["chat"]["base_url"] is None
+
+    def chat_places(self, w: Any, key: str) -> Files:
+        """Return the folder of a chat model that runs here, if one writes the texts and no hub revision pins it."""
+        chat = self.settings(w.dataset)["profiles"]["chat"]
+        return when(self.writes_by_model(w, key) and chat["revision"] is None, chat_model=chat["model"])
+
+    # --- Recommenders -------------------------------------------------------------------------------------------------
+    def recommender(self, w: Any) -> tuple[Config, str]:
+        """Return a recommender's entry, and where it stands."""
+        return recommender(self.config, w.dataset, w.recommender), f"recommenders.{w.recommender}"
+
+    def reads_release(self, w: Any) -> bool:
+        """Tell whether a recommender reads the release."""
+        return "release" in RECOMMENDERS.chosen(*self.recommender(w)).needs
+
+    def recommender_gpu(self, w: Any) -> bool:
+        """Tell whether a recommender gains from a GPU."""
+        return RECOMMENDERS.chosen(*self.recommender(w)).gpu
+
+    def recommender_inputs(self, w: Any) -> Files:
+        """Return the graph, and the release and the ids in it where a recommender reads them."""
+        shared, reads = self.shared.format(dataset=w.dataset), self.reads_release(w)
+        graph = {"graph": f"{shared}/split/graph.parquet"}
+        return graph | (self.release(w.dataset) | {"ids": f"{shared}/kcore/interactions.parquet"} if reads else {})
+
+    def recommender_places(self, w: Any) -> Files:
+        """Return the folder of a release of the user's own, where a recommender reads it."""
+        return self.release_places(w.dataset) if self.reads_release(w) else {}
+
+    def recommender_code(self, w: Any) -> str:
+        """Return the digest of what trains a recommender: the stage's code and its own module's."""
+        script = self.root / "workflow/scripts/train_recommender.py"
+        return code_digest(str(script), module_file(RECOMMENDERS.module_of(*self.recommender(w))))
+
+    def embeddings(self, dataset: str, experiment: str, seed: str, **_: Any) -> str:
+        """Return the embeddings of the recommender that an experiment names, which all that name it share."""
+        name = self.settings(dataset, experiment)["embeddings"]["of"]
+        return f"{self.shared}/recommender/{name}/seed{seed}/embeddings.safetensors".format(dataset=dataset)
+
+    # --- Methods ------------------------------------------------------------------------------------------------------
+    def given(self, dataset: str, experiment: str) -> frozenset[str]:
+        """Return what an experiment's method is given: what it needs, less what the experiment takes from it."""
+        chosen = self.settings(dataset, experiment)
+        taken = {"embeddings"} if chosen["embeddings"]["as"] == "none" else set()
+        taken |= set() if chosen["prompt"]["profiles"] else {"profiles"}
+        return method_class(self.config, experiment).needs - taken
+
+    def is_trained(self, dataset: str, experiment: str) -> bool:
+        """Tell whether an experiment trains its method."""
+        kind = method_class(self.config, experiment)
+        return kind.trained and kind.trained_on <= self.given(dataset, experiment)
+
+    def reads_embeddings(self, dataset: str, experiment: str) -> bool:
+        """Tell whether an experiment's method reads a recommender's embeddings, as trained or shuffled."""
+        form = self.settings(dataset, experiment)["embeddings"]["as"]
+        return form in READ_EMBEDDINGS and "embeddings" in self.given(dataset, experiment)
+
+    def llm_places(self, w: Any) -> Files:
+        """Return the folder of a language model of the user's own."""
+        llm = self.settings(w.dataset)["llm"]
+        return when(llm["source"] == "local", llm=llm["path"])
+
+    def method_inputs(self, w: Any) -> Files:
+        """Return all files of other stages that training and writing read in common."""
+        shared, given = self.shared.format(dataset=w.dataset), self.given(w.dataset, w.experiment)
+        scratch = "llm" in given and self.settings(w.dataset)["llm"]["source"] == "scratch"
+        return (
+            {"examples": self.examples.format(dataset=w.dataset)}
+            | when(scratch, llm=f"{shared}/llm/model")
+            | when("graph" in given, graph=f"{shared}/split/graph.parquet")
+            | when(self.reads_embeddings(w.dataset, w.experiment), embeddings=self.embeddings(**w))
+        )
+
+    def method_places(self, w: Any) -> Files:
+        """Return the user's own files and models that a method reads."""
+        chosen = self.settings(w.dataset, w.experiment)["method"]
+        files = {name: chosen[name] for name in method_class(self.config, w.experiment).files}
+        own = self.llm_places(w) if "llm" in self.given(w.dataset, w.experiment) else {}
+        return own | {name: path for name, path in files.items() if path is not None}
+
+    def learnt(self, w: Any) -> Files:
+        """Return what an experiment's method learnt, if it is trained."""
+        folder = self.method.format(**w)
+        trained = self.is_trained(w.dataset, w.experiment)
+        return when(trained, weights=f"{folder}/weights.safetensors", facts=f"{folder}/method.json")
+
+    def method_gpu(self, w: Any) -> bool:
+        """Tell whether a method's jobs gain from a GPU."""
+        return method_class(self.config, w.experiment).gpu
+
+    def method_settings(self, w: Any, stage: str) -> Config:
+        """Return what decides a stage of a method (fit or write), of the sections that the method reads.
+
+        Of `embeddings` it is told the form alone: whose they are decides which file is its input.
+        """
+        merged, other = self.settings(w.dataset, w.experiment), {"fit": "generation", "write": "tuning"}[stage]
+        sections = method_class(self.config, w.experiment).sections
+        own = ("method", *sections, *(["generation"] if stage == "write" else []))
+        return {name: merged[name] for name in own if name != other} | {
+            "domain": self.config["datasets"][w.dataset]["domain"],
+            "embeddings": merged["embeddings"]["as"],
+            "embedding_width": recommender(self.config, w.dataset, merged["embeddings"]["of"])["dim"],
+            "profiles_shown": "profiles" in self.given(w.dataset, w.experiment),
+        }
+
+    def method_code(self, w: Any, script: str, stage: str) -> str:
+        """Return the digest of a script and of the module that does a method's stage."""
+        kind = method_class(self.config, w.experiment)
+        module = module_file(kind.modules.get(stage, kind.__module__))
+        return code_digest(str(self.root / f"workflow/scripts/{script}.py"), module)
+
+    # --- Metrics ------------------------------------------------------------------------------------------------------
+    def shards(self, stage: str, metric: str | None = None) -> list[str]:
+        """Return the names of a stage's shards, none where one job does it all; of metrics, judges alone have some."""
+        count = 1 if stage == "judging" and metric not in JUDGES else self.config["scatter"][stage]
+        return shard_names(count) if count > 1 else []
+
+    def runs_model(self, metric: str) -> bool:
+        """Tell whether a metric runs a model in its own job."""
+        return "model" in self.config["metrics"][metric] and metric != "gptscore"
+
+    def metric_memory(self, metric: str) -> int:
+        """Return the memory of a metric's job in MB: without a model, with a small one of ours, with a large one."""
+        if not self.runs_model(metric):
+            return 1000
+        small = self.config["metrics"][metric]["model"] in ("scratch", *BUNDLED)
+        return 4000 if small else 32000 if metric in JUDGES else 16000
+
+    def metric_places(self, w: Any, metric: str) -> Files:
+        """Return the user's own files that a metric reads: a model's folder, a state dict."""
+        chosen = self.config["metrics"][metric]
+        named = self.runs_model(metric) and chosen["model"] not in ("scratch", *BUNDLED) and chosen["revision"] is None
+        return when(named, model=chosen.get("model")) | when(chosen.get("weights"), weights=chosen.get("weights"))
+
+    def metric_inputs(self, w: Any, metric: str) -> Files:
+        """Return the explanations, and what the metric reads beside them."""
+        scratch = self.config["metrics"][metric].get("model") == "scratch"
+        return (
+            {"explanations": f"{self.experiment}/generation/explanations.parquet".format(**w)}
+            | when(metric in NEEDS_TRUTH, truth=f"{self.shared}/world/truth.parquet".format(dataset=w.dataset))
+            | when(scratch, model=f"{self.run}/scorers/{SCRATCH_SCORERS.get(metric)}/model")
+        )
+
+    def metric_libraries(self, metric: str) -> dict[str, str | None]:
+        """Return the versions of the libraries that a metric's signature names."""
+        return libraries_of(self.root / f"src/xrec_repro/metrics/{metric}.py")
+
+    def scores(self, w: Any) -> Files:
+        """Return the files of all metrics of an experiment: true reasons are known of a glassbox alone."""
+        known = self.source(w.dataset) == "glassbox"
+        names = [metric for metric in self.config["metrics"]["use"] if known or metric not in NEEDS_TRUTH]
+        folder = f"{self.experiment}/metrics".format(**w)
+        return {
+            "scores": [f"{folder}/{name}/scores.parquet" for name in names],
+            "summaries": [f"{folder}/{name}/summary.json" for name in names],
+        }
+
+    # --- The paper stage ----------------------------------------------------------------------------------------------
+    def rows(self, experiments: Iterable[str] | None) -> list[Row]:
+        """List the rows of a table or figure: these experiments of the run, or all (also where it has none of them).
+
+        All are those that the run lists; of what a sweep adds, only what is named.
+        """
+        named = [pair for pair in self.pairs if experiments and pair[1] in experiments]
+        return [self.row(*pair, seed) for pair in named or self.listed for seed in self.seeds]
+
+    def row(self, dataset: str, experiment: str, seed: int) -> Row:
+        """Describe one experiment and seed, as the paper stage names it."""
+        chosen, data = self.settings(dataset, experiment), self.config["datasets"][dataset]
+        entry = self.config["experiments"][experiment]
+        return {
+            "dataset": dataset,
+            "dataset_label": data["label"],
+            "published_as": data["published_as"],
+            "experiment": experiment,
+            "experiment_label": entry["label"],
+            "published_model": entry["published_model"],
+            "seed": seed,
+            "kind": kind_of(data["source"], chosen["llm"]["source"]),
+            "few": chosen["generation"]["subset"] < 1,
+        }
+
+    def file(self, kind: str, row: Row) -> str | None:
+        """Return the file of a kind for a row, or None where the row has none."""
+        pair = row["dataset"], row["experiment"]
+        shared, own, trained = self.shared.format(**row), self.experiment.format(**row), self.is_trained(*pair)
+        present = {
+            "train": trained,
+            "training": trained,
+            "weights": trained and "adapter" in method_class(self.config, row["experiment"]).sections,
+            "embeddings": self.reads_embeddings(*pair),
+            "truth": self.source(row["dataset"]) == "glassbox",
+        }
+        paths = {
+            "train": f"{own}/method/provenance.json",
+            "training": f"{own}/method/training.parquet",
+            "weights": f"{own}/method/weights.safetensors",
+            "embeddings": self.embeddings(**row),
+            "generate": f"{own}/generation/provenance.json",
+            "explanations": f"{own}/generation/explanations.parquet",
+            "scores": f"{own}/metrics/scores.parquet",
+            "summary": f"{own}/metrics/summary.json",
+            "graph": f"{shared}/split/graph.parquet",
+            "texts": f"{shared}/split/texts.parquet",
+            "examples": self.examples.format(**row),
+            "truth": f"{shared}/world/truth.parquet",
+        }
+        return paths[kind] if present.get(kind, True) else None
+
+    def files(self, rows: Iterable[Row], *kinds: str) -> dict[str, list[str | None]]:
+        """Return kind -> the file of each row, None where it has none."""
+        rows = list(rows)
+        return {kind: [self.file(kind, row) for row in rows] for kind in kinds}
+
+    def swept(self) -> list[Row]:
+        """List the rows of the figure of the sweeps."""
+        return [
+            self.row(dataset, experiment, seed)
+            | {"sweep": sweep, "key": entry["key"], "value": value, "own": experiment == base}
+            | {"base_label": self.config["experiments"][base]["label"]}
+            for sweep, entry in self.config["sweeps"].items()
+            for dataset, base in [entry["base"].split("/")]
+            for value, experiment in sweep_members(self.config, sweep)
+            for seed in self.seeds
+        ]
+
+    def figures(self) -> list[str]:
+        """List the figures of the run: curves and embeddings need a tuned experiment."""
+        paper = self.config["paper"]
+        needed = {"figure3": "training", "embeddings": "weights"}
+        found = [
+            name for name, kind in needed.items() if any(self.files(self.rows(paper[name]["experiments"]), kind)[kind])
+        ]
+        return ["figure2", "figure2_zoomed", "figure4", "costs", *found]
+
+
+def inputs(files: Mapping[str, Iterable[str | None]]) -> dict[str, list[str]]:
+    """Return the files of `Plan.files`, each once, without those that are none."""
+    return {kind: list(dict.fromkeys(filter(None, paths))) for kind, paths in files.items()}
+
+
+def asked(function: Callable[..., Any], *more: Any) -> Callable[[Any], Any]:
+    """Return a function of the wildcards alone, from one that takes more."""
+    return lambda wildcards: function(wildcards, *more)
