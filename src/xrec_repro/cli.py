@@ -102,7 +102,10 @@ def _explain(options: argparse.Namespace) -> None:
     lines.append(("reference", found.reference))
     lines += [(f"explanation ({name}; {origin})", text) for name, (text, origin) in found.texts.items()]
     if found.reasons is not None:
-        lines += [("true reasons", ", ".join(found.reasons)), ("of them named", ", ".join(found.named or []))]
+        lines += [
+            ("true reasons", ", ".join(found.reasons)),
+            ("of them named by the reference", ", ".join(found.named or [])),
+        ]
     for name, text in lines:
         print(f"{name}: {text if text is not None else '-'}")
 

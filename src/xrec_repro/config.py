@@ -106,8 +106,14 @@ def check_config(config: Config, schema: Config) -> None:
                 )
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
-    if config["metrics"]["bertscore"]["model"] == "scratch":
+    bertscore = config["metrics"]["bertscore"]
+    if bertscore["model"] == "scratch":
         raise ConfigError("configuration: metrics.bertscore.model: no run trains one; use minilm, or a folder")
+    if bertscore["rescale"] is True and bertscore["revision"] is None:
+        raise ConfigError(
+            "configuration: metrics.bertscore.rescale: true finds the baseline of a hub repository (with its revision) "
+            "alone; for a folder name the baseline of its model, e.g. roberta-large"
+        )
     for place, name in _named_experiments(config):
         if name not in config["experiments"]:
             hint = _hint(name, config["experiments"])

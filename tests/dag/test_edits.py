@@ -108,6 +108,17 @@ TINY = [
         {"judge_claims", "audit_published"},
         {"resources/published/study_verdicts.csv": (None, "\n")},
     ),
+    Edit(
+        "the digest of a published model",
+        {"make_table1", "make_table2", "plot_figure2", "judge_claims"},
+        {"resources/models.tsv": (None, "a/b\t1\t1\tMIT\tno\t\t\n")},
+    ),
+    Edit(
+        "what a paper scored with",
+        {"make_table1", "make_table2", "plot_figure2", "judge_claims", "audit_published"},
+        {"resources/published/signatures.csv": (None, "\n")},
+    ),
+    Edit("from how many examples on a claim is judged", {"judge_claims"}, overlay={"claims": {"min_examples": 99}}),
     Edit("marks", {"audit_published"}, {"resources/published/marks.csv": (None, "\n")}),
     Edit("the power of a device", {*COSTS, "audit_published"}, {"resources/hardware.tsv": (None, "\n")}),
     Edit("the manifest of downloads", NOTHING, {"resources/manifest.tsv": (None, "\n")}),

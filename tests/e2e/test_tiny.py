@@ -96,6 +96,7 @@ def test_figures_claims_examples_and_audit_are_there(results):
     claims = read_json(results / "paper/claims.json")["claims"]
     assert [one["claim"] for one in claims] == ["claim1", "claim2", "claim3", "claim4"]
     assert claims[3]["verdicts"]["run"]
+    assert claims[1]["verdicts"]["run"]["verdict"] == "not testable"  # of so few texts, hardly one repeats
     assert len(read_json(results / "paper/examples.json")["broken"]) == 4
     assert "24.54" in (results / "paper/audit.md").read_text()
     assert "<!doctype html>" in (results / "paper/browse.html").read_text()[:100].lower()
@@ -211,7 +212,7 @@ def test_explain_prints_texts_profiles_and_true_reasons(finished, results, capsy
     assert f"explanation (xrec, seed1; from the run's test split): {row['prediction']}" in printed
     assert f"reference: {row['reference']}" in printed
     assert "user profile: " in printed
-    assert "true reasons: " in printed
+    assert "true reasons: " in printed and "of them named by the reference: " in printed
     seen = pq.read_table(results / "glassbox/xrec/seed1/generation/explanations.parquet")["user_id"].to_pylist()
     other = next(user for user in seen if user != row["user_id"])
     assert main([*options, "--user", other, "--item", row["item_id"]]) == 0

@@ -189,17 +189,27 @@ def test_long_texts_are_cut_at_the_longest_input_of_the_model_and_counted(tmp_pa
 
 
 def test_rescaling_uses_the_baseline_of_the_packages_file(tmp_path):
-    folder = tiny(tmp_path / "roberta-base")
+    folder = tiny(tmp_path / "mine")
     predictions, references = ["the user would enjoy", "a book"], ["a book of war", "peace and war"]
     plain = values(small(folder).score(predictions, references))
-    rescaled = values(small(folder, rescale=True).score(predictions, references))
+    rescaled = values(small(folder, rescale="roberta-base").score(predictions, references))
     import bert_score
 
     file = Path(bert_score.__file__).parent / "rescale_baseline" / "en" / "roberta-base.tsv"
     baseline = np.loadtxt(file, delimiter=",", skiprows=1)[2, 1:]
     np.testing.assert_allclose(rescaled, (plain - baseline) / (1 - baseline), rtol=1e-12)
     assert np.abs(rescaled - plain).max() > 0.1
-    assert "|rescale:roberta-base|" in small(folder, rescale=True).signature
+    assert "|rescale:roberta-base|" in small(folder, rescale="roberta-base").signature
+
+
+def test_a_folder_with_a_famous_name_does_not_get_the_famous_baseline(tmp_path):
+    folder = tiny(tmp_path / "roberta-base")
+    with pytest.raises(
+        ConfigError, match=r"rescale: true, but what a folder is called \(.*roberta-base\) does not tell"
+    ):
+        small(folder, rescale=True)
+    with pytest.raises(ConfigError, match="has no baseline for 'roberta-huge'"):
+        small(folder, rescale="roberta-huge")
 
 
 def test_rescaling_a_model_without_baseline_is_refused():
@@ -237,7 +247,7 @@ def test_every_argument_but_the_neutral_ones_changes_the_signature(tmp_path, hub
         "revision": tuple(small(hub, revision=commit) for commit in COMMITS),
         "layer": (small(folder), small(folder, layer=3)),
         "idf": (small(folder), small(folder, idf=True)),
-        "rescale": (small(folder), small(folder, rescale=True)),
+        "rescale": (small(folder), small(folder, rescale="roberta-base")),
     }
     fields = {field.name for field in dataclasses.fields(BertScore)}
     assert set(changed) == fields - {"batch_size", "device"}

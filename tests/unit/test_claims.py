@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.metrics.registry import metric_class, metric_names
 from xrec_repro.paper.claims import judge_claims, load_stated_verdicts, verdict
+from xrec_repro.paper.comparable import WHOLE_SET
 
 STATISTICS = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 999, "interval": "bca", "confidence": 0.95,
@@ -43,7 +45,9 @@ SYSTEMS = {
     "w/o profile": {"experiment": "no_profile", "published": "XRec w/o profile"},
     "w/o injection": {"experiment": "no_injection", "published": "XRec w/o injection"},
 } | {name: {"experiment": None, "published": name} for name in BASELINES}
-SIGNATURES = {"bertscore_f1": ["layer:17"], "usr": []}
+ROBERTA = "model:FacebookAI/roberta-large|rev:722cf37b1afa9454edce342e7895e588b6ff1d59"
+BERT = f"bertscore|{ROBERTA}|layer:17|idf:no|rescale:roberta-large"
+SIGNATURES = {"bertscore_p": BERT.replace(":17", ":6"), "bertscore_f1": BERT, "usr": "usr|tokens:whitespace"}
 
 
 def row(folder: Path, experiment: str, columns: dict, seed: int = 1, **changes) -> dict:
@@ -51,14 +55,15 @@ def row(folder: Path, experiment: str, columns: dict, seed: int = 1, **changes) 
     path.parent.mkdir(parents=True, exist_ok=True)
     n = len(next(iter(columns.values())))
     pd.DataFrame({"example_id": [f"e{i:03}" for i in range(n)], **columns}).to_parquet(path, index=False)
-    cells = {name: {"std": None if name == "usr" else 0.1, "signature": f"{name}|layer:17"} for name in columns}
+    cells = {name: {"std": None if name == "usr" else 0.1, "signature": SIGNATURES.get(name, name)} for name in columns}
     base = {"dataset": "books", "dataset_label": "Books", "published_as": None, "kind": "measured", "few": False}
     base |= {"experiment": experiment, "experiment_label": experiment, "seed": seed}
     return base | {"scores": path, "summary": cells} | changes
 
 
-def judge(tmp_path: Path, root: Path, rows=(), rules=None, systems=None, **changes) -> tuple[dict, str]:
-    config = {"systems": systems or SYSTEMS, "published_signatures": SIGNATURES, "rules": rules or RULES}
+def judge(tmp_path: Path, root: Path, rows=(), rules=None, systems=None, least=(1, 1), **changes) -> tuple[dict, str]:
+    config = {"systems": systems or SYSTEMS, "rules": rules or RULES}
+    config |= dict(zip(("min_examples", "min_texts"), least, strict=True))
     out = tmp_path / "claims.json", tmp_path / "claims.md"
     judge_claims(rows, config, STATISTICS | changes, root / "resources", *out)
     record = json.loads(out[0].read_text(), parse_constant=lambda text: pytest.fail(text))
@@ -114,7 +119,8 @@ def test_claim_1_fails_where_the_tables_print_better_baselines(tmp_path, root):
         ("Yelp", "bertscore_r", "PEPLER"),
         ("Google-reviews", "bleurt", "PEPLER"),
     }
-    assert (study["for"], study["against"], study["neither"], study["mixed_sources"]) == (127, 5, 0, 132)
+    assert (study["for"], study["against"], study["neither"], study["mixed_sources"]) == (119, 5, 0, 124)
+    assert study["gaps"]["usr: N 300 against 3,000"] == 8  # the study's † on two data sets, four baselines each
     assert original["gaps"] == {"llamascore: no number of both": 12}
 
 
@@ -240,17 +246,73 @@ def test_absent_experiments_are_not_testable(tmp_path, root):
     assert (alone["verdict"], alone["gaps"]) == ("not testable", {"Books: no experiment in this run for XRec": 1})
 
 
+def run_metrics(claim: dict) -> set[str]:
+    return {one["metric"] for one in claim["comparisons"] if one["source"] == "run"}
+
+
 def test_published_numbers_are_compared_only_where_scored_alike(tmp_path, root):
-    scores = {"bertscore_f1": np.linspace(0.3, 0.6, 40), "bertscore_p": np.ones(40), "usr": np.ones(40)}
+    scores = {"bertscore_f1": np.linspace(0.3, 0.6, 3000), "bertscore_p": np.ones(3000), "usr": np.ones(3000)}
     entry = row(tmp_path, "full", scores, published_as="Amazon-books")
     claim = judge(tmp_path, root, [entry])[0]["claim1"]
     run = claim["verdicts"]["run"]
-    assert {one["metric"] for one in claim["comparisons"] if one["source"] == "run"} == {"bertscore_f1", "usr"}
-    assert run["gaps"] == {"bertscore_p: not scored as the published numbers were": 4}
+    assert run_metrics(claim) == {"bertscore_f1", "usr"}
+    assert run["gaps"] == {"bertscore_p: not scored as the published numbers were: layer 6, published 17": 4}
     assert (run["mixed_sources"], run["tested"]) == (12, 0)  # f1, its std and usr, four times
-    entry["summary"] = entry["summary"] | {"bertscore_f1": {"std": 0.1, "signature": "bertscore_f1|layer:6"}}
-    claim = judge(tmp_path, root, [entry])[0]["claim1"]
-    assert {one["metric"] for one in claim["comparisons"] if one["source"] == "run"} == {"usr"}
+    # A random model in a folder of the famous name, with the famous baseline, is another model.
+    named = BERT.replace(ROBERTA, "model:roberta-large@sha256:0123456789ab|rev:-")
+    entry["summary"] = entry["summary"] | {"bertscore_f1": {"std": 0.1, "signature": named}}
+    found, text = judge(tmp_path, root, [entry])
+    assert run_metrics(found["claim1"]) == {"usr"}
+    assert "another model, roberta-large@sha256:0123456789ab, than the published FacebookAI/roberta-large" in text
+
+
+def test_uniqueness_of_few_texts_says_nothing(tmp_path, root):
+    entry = row(tmp_path, "full", {"usr": np.ones(12)}, published_as="Amazon-books")
+    found, text = judge(tmp_path, root, [entry], least=(100, 3000))
+    for claim in ("claim1", "claim2"):
+        assert found[claim]["verdicts"]["run"]["verdict"] == "not testable"
+        assert not run_metrics(found[claim])
+    assert found["claim2"]["verdicts"]["run"]["gaps"]["usr: N 12 against 3,000"] == 1
+    assert "usr falls with the number of texts, so it counts from 3,000 texts on" in text
+    enough = row(tmp_path, "full", {"usr": np.ones(3000)}, published_as=None)
+    assert judge(tmp_path, root, [enough], least=(100, 3000))[0]["claim2"]["verdicts"]["run"]["verdict"] == "validated"
+
+
+@pytest.mark.parametrize(("published_as", "verdict"), [("Yelp", "validated"), ("Amazon-books", "not testable")])
+def test_uniqueness_of_as_many_texts_as_were_published_counts(tmp_path, root, published_as, verdict):
+    entry = row(tmp_path, "full", {"usr": np.ones(300)}, published_as=published_as)  # the study's † is on Yelp
+    assert judge(tmp_path, root, [entry], least=(100, 3000))[0]["claim2"]["verdicts"]["run"]["verdict"] == verdict
+
+
+def test_a_test_of_few_examples_decides_nothing(tmp_path, root):
+    rows = system_rows(tmp_path, 0.03, 0.08, n=80)
+    run = judge(tmp_path, root, rows, least=(81, 1))[0]["claim3"]["verdicts"]["run"]
+    assert (run["verdict"], run["gaps"]["bertscore_f1: N 80, at least 81 needed"]) == ("not testable", 1)
+
+
+def test_scores_of_two_sizes_of_sets_are_not_compared(tmp_path, root):
+    rules = {"mine": better(["w/o profile"], ["usr"])}
+    rows = [row(tmp_path, "full", {"usr": np.ones(20)}), row(tmp_path, "no_profile", {"usr": np.r_[0, np.ones(19)]})]
+    assert judge(tmp_path, root, rows, rules)[0]["mine"]["verdicts"]["run"]["verdict"] == "validated"
+    rows[1] = row(tmp_path, "no_profile", {"usr": np.r_[0, np.ones(39)]})
+    run = judge(tmp_path, root, rows, rules)[0]["mine"]["verdicts"]["run"]
+    assert (run["verdict"], run["gaps"]) == ("not testable", {"usr: sets of unequal N": 1})
+
+
+def test_unpaired_p_counts_the_examples_that_were_scored(tmp_path, root):
+    ours = np.random.default_rng(0).normal(0.41, 0.1, 60)
+    rules = {"claim1": better(["PETER"], ["bertscore_f1"])}
+    found = []
+    for scores in (ours[:30], np.r_[ours[:30], np.full(30, np.nan)]):
+        entry = row(tmp_path, "full", {"bertscore_f1": scores}, published_as="Amazon-books")
+        claim = judge(tmp_path, root, [entry], rules)[0]["claim1"]
+        found.append([(one["n"], one["p_unpaired"]) for one in claim["comparisons"] if one["source"] == "run"])
+    assert found[0] == found[1] and found[0][0][0] == 30
+
+
+def test_the_scores_of_whole_sets_are_those_whose_std_is_not_reported():
+    found = [metric_class(name).without_std for name in metric_names()]
+    assert frozenset().union(*found) == WHOLE_SET
 
 
 def test_uniqueness_is_judged_for_every_seed(tmp_path, root):
@@ -267,13 +329,13 @@ def test_uniqueness_is_judged_for_every_seed(tmp_path, root):
 def test_the_demo_is_judged_and_said_to_be_one(tmp_path, root):
     demo = system_rows(tmp_path, 0.03, 0.08, kind="demo")
     found, text = judge(tmp_path, root, demo)
-    assert found["claim3"]["verdicts"]["run"]["demo"] == ["Books"]
-    assert "| validated (demo) |" in text and "Warning: rows of the demo" in text
+    assert found["claim3"]["verdicts"]["run"]["small"] == {"Books": "demo"}
+    assert "| validated (demo) |" in text and "Warning: what a generated world (demo)" in text
     found, text = judge(
         tmp_path, root, demo + system_rows(tmp_path, 0.03, 0.08, dataset="films", dataset_label="Films")
     )
     assert "| validated (partly demo) |" in text
-    assert "- Books (demo: models trained on the spot" in text and "- Films: validated" in text
+    assert "- Books (demo: says nothing of the published models): validated" in text and "- Films: validated" in text
 
 
 def test_without_correction_the_bare_p_decides(tmp_path, root):

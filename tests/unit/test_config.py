@@ -250,6 +250,11 @@ NAN, INFINITY = float("nan"), float("inf")
         ("defaults.kcore.k_user", 2**40, "defaults.kcore.k_user: 1099511627776 is greater than the maximum"),
         ("emissions.node_power_kw", {7: 0.5}, "emissions.node_power_kw.7: a key is a text, not int; put it in quotes"),
         ("metrics.bertscore.model", "scratch", "metrics.bertscore.model: no run trains one"),
+        (
+            "metrics.bertscore.rescale",
+            True,
+            "rescale: true finds the baseline of a hub repository (with its revision) alone",
+        ),
     ],
 )
 def test_what_is_no_number_of_that_kind_is_refused(config, schema, path, value, message):

@@ -216,7 +216,7 @@ def test_texts_cannot_leave_their_cell(tmp_path):
     assert widths == [7, 7, 7, 3, 3, 3, 3]  # of the counts: label, experiment, seed, N, broken, two reasons
     (line,) = (line for line in tables if "bold" in line)
     assert r"\# A \| B<br>\<b\>\*bold\* \[x\](y)\</b\>" in line and "\x07" not in line
-    assert "Warning: the demo's models" in markdown
+    assert "Warning: what a generated world (demo)" in markdown
 
 
 def test_same_input_same_bytes(tmp_path):

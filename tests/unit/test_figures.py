@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import sys
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_table
 from xrec_repro.paper import ablation, curves, embeddings, sparsity, style
-from xrec_repro.paper.ablation import figure2
+from xrec_repro.paper.comparable import Comparable
 from xrec_repro.paper.curves import figure3, smooth
 from xrec_repro.paper.embeddings import figure_embeddings, project
 from xrec_repro.paper.published import load_published_table1, load_published_table2
@@ -37,6 +38,16 @@ PUBLISHED = {"amazon": "Amazon-books", "yelp": "Yelp", "google": "Google-reviews
 METRICS = [["llamascore", "gptscore"], ["bertscore_f1"]]
 FULL = {"metrics": METRICS, "axes": "full", "confidence": 0.95}
 ZOOMED = FULL | {"axes": "zoomed"}
+SIGNATURES = {  # as published
+    "llamascore": "llamascore|model:meta-llama/Llama-3.1-8B-Instruct|rev:0e9e39f249a16976918f6564b8830bc894c89659"
+    "|mode:parse|dtype:bfloat16",
+    "bertscore_f1": "bertscore|model:FacebookAI/roberta-large|rev:722cf37b1afa9454edce342e7895e588b6ff1d59"
+    "|layer:17|idf:no|rescale:roberta-large",
+    "bartscore": "bartscore|model:facebook/bart-large-cnn|rev:37f520fa929c961707657b28798b30c003dd100b"
+    "|weights:-|direction:pred_to_ref|max_length:1024|dtype:float32",
+    "usr": "usr|tokens:whitespace",
+}
+COMPARABLE = Comparable(Path(__file__).parents[2] / "resources")
 
 
 @pytest.fixture
@@ -60,9 +71,14 @@ def result(dataset: str, experiment: str, place: int, seed: int = 1, **changes) 
         "bartscore": {"mean": -3.0 - 0.1 * place, "std": 0.4},
         "usr": {"mean": 1.0, "std": None},
     }
+    summary = {metric: cell | {"n": 3000, "signature": SIGNATURES[metric]} for metric, cell in summary.items()}
     base = {"dataset": dataset, "dataset_label": PUBLISHED.get(dataset, dataset.title()), "few": False}
     base |= {"published_as": PUBLISHED.get(dataset), "experiment": experiment, "kind": "measured", "seed": seed}
     return base | {"experiment_label": EXPERIMENTS[experiment], "summary": summary} | changes
+
+
+def figure2(*given) -> str:
+    return ablation.figure2(*given, COMPARABLE)
 
 
 def results(*datasets: str, **changes) -> list[dict]:
@@ -179,6 +195,28 @@ def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_do_not(published, dra
         low, high = axes.get_ylim()
         assert 0 < low < min(heights(axes)) or max(heights(axes)) < high < 0
     assert [t.get_text() for t in full.axes[-1].get_xticklabels()] == list(PUBLISHED.values())
+
+
+@pytest.mark.parametrize(
+    ("signature", "why"),
+    [
+        ("model:smol@sha256:0123456789ab|rev:-|mode:parse|dtype:bfloat16", "another model, smol@sha256:0123456789ab"),
+        (SIGNATURES["llamascore"].partition("|")[2].replace("parse", "expected"), "mode expected, published parse"),
+    ],
+)
+def test_what_was_scored_otherwise_has_an_axis_of_its_own(published, drawn, signature, why):
+    rows = results("amazon")
+    for row in rows:
+        row["summary"]["llamascore"] |= {"mean": 2.0, "signature": f"llamascore|{signature}"}
+    for settings in (FULL, ZOOMED):
+        caption = figure2(rows, published, "f.pdf", "f.png", settings)
+        assert "LlamaScore (this run) has an axis of its own" in caption and why in caption
+        assert_readable(drawn[-1])
+    mine = panel(drawn[0], "(c)", "LlamaScore (this run)")
+    assert mine.get_ylim()[1] < 3 < panel(drawn[0], "(b)", "LlamaScore").get_ylim()[1]
+    assert panel(drawn[0], "(b)", "LlamaScore").get_ylim() == panel(drawn[0], "(a)", "GPTScore").get_ylim()
+    assert panel(drawn[0], "(c)", "BERTScore F1").get_ylim() == panel(drawn[0], "(b)", "BERTScore F1").get_ylim()
+    assert panel(drawn[0], "(c)", "LlamaScore (this run) std").get_ylim()[0] == 0
 
 
 def test_subsets_are_marked_and_intervals_drawn(published, drawn):

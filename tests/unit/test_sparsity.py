@@ -200,7 +200,7 @@ def test_a_group_without_a_test_example_is_said_and_drawn(world, tmp_path):
     assert (empty["scores"], empty["std"], empty["scored"], empty["users"]) == ({}, {}, {"bleurt": 0}, 0)
     caption = figure4(found, tmp_path / "f.pdf", tmp_path / "f.png", FIGURE)
     assert (tmp_path / "f.pdf").stat().st_size and (tmp_path / "f.png").stat().st_size
-    assert "† a part of the test set only (Yelp: PART)." in caption and "Warning: the demo" in caption
+    assert "† a part of the test set only (Yelp: PART)." in caption and "Warning: what a generated world" in caption
 
 
 def test_figure4_marks_subsets_and_says_where_a_metric_is_missing(world, drawn):

@@ -175,10 +175,11 @@ def test_several_seeds_are_swapped_and_drawn_together(tmp_path):
 def test_scores_of_a_whole_set_are_not_tested(tmp_path):
     files = {
         "a": write(tmp_path / "a.parquet", {"usr": np.ones(10)}),
-        "b": write(tmp_path / "b.parquet", {"usr": np.r_[0.0, np.ones(3)]}),
+        "b": write(tmp_path / "b.parquet", {"usr": np.r_[np.zeros(2), np.ones(6), 0.0, 1.0]}),
+        "c": write(tmp_path / "c.parquet", {"usr": np.ones(3)}),  # of fewer texts: not compared
     }
     (one,) = paired_comparisons(files, "a", ["usr"], SETTINGS, corpus=["usr"])
-    assert (one.value, one.other_value, one.n) == (0.75, 1.0, 4)  # each of its own set, not of the examples in common
+    assert (one.system, one.value, one.other_value, one.n) == ("b", 0.7, 1.0, 10)
     assert (one.p, one.p_holm, one.low, one.direction, one.decision(SETTINGS)) == (None, None, None, -1, 0)
 
 
@@ -312,7 +313,7 @@ def test_appendix_has_every_number(rows, tmp_path):
     text = out[1].read_text()
     assert f"| Full | f1 | {first['mean']:.4f} | {first['mean_low']:.4f} to {first['mean_high']:.4f} |" in text
     assert "Holm: corrected for all 4 tests" in text
-    assert "Warning: rows of the demo" in text and "| Less† | f1\\_std |" in text
+    assert "Warning: what a generated world (demo)" in text and "| Less† | f1\\_std |" in text
     assert "averages over the seeds" in text and "`judge|v:1`" in text
     before = [path.read_bytes() for path in out]
     write_statistics(rows, SECTION, *out)

@@ -256,7 +256,11 @@ def test_what_is_drawn_is_what_was_measured(tmp_path, drawn):
         assert spans == sorted((float(o["low"]), float(o["high"])) for o in own.values() if o["low"])
         dotted = [one for one in panel.lines if one.get_linestyle() == ":"]
         assert [list(one.get_xdata()) for one in dotted] == [[8, 8]]
-    assert "90% bootstrap interval" in caption and "lower is better" in caption and "Warning: the demo's" in caption
+    assert (
+        "90% bootstrap interval" in caption
+        and "lower is better" in caption
+        and "Warning: what a generated world" in caption
+    )
 
 
 def test_means_over_seeds_show_their_seeds(tmp_path, drawn):

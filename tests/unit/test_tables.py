@@ -2,14 +2,18 @@
 
 import csv
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
 from xrec_repro.errors import DataError
+from xrec_repro.paper.kinds import kind_of
 from xrec_repro.paper.tables import DEFAULT_COLUMNS, METRICS, make_table1, make_table2
 
-BERT, USR = "bertscore|model:minilm|layer:6|v:0.3.13", "usr|tokens:whitespace|v:1"
+ROBERTA = "FacebookAI/roberta-large|rev:722cf37b1afa9454edce342e7895e588b6ff1d59"
+BERT = f"bertscore|model:{ROBERTA}|layer:17|idf:no|rescale:roberta-large|v:0.3.13"  # as published
+USR = "usr|tokens:whitespace|v:1"
 NAMES = ("table1.csv", "table1.md", "table1.tex")
 
 
@@ -131,7 +135,7 @@ def test_demo_rows_are_called_so_and_warned_about(tmp_path, root):
     assert rows[-1]["source"] == "this run (demo)"
     assert rows[-1]["bertscore_f1_rank"] == ""
     for text in (markdown, tex):
-        assert "models trained on the spot" in text
+        assert "trained on the spot" in text
     _, markdown, _ = make(tmp_path, root, [entry(0.99)], {"amazon": "Amazon-books"})
     assert "trained on the spot" not in markdown
 
@@ -148,9 +152,9 @@ def test_seeds_are_averaged_and_their_spread_is_kept(tmp_path, root):
 
 def test_mixed_signatures_are_refused(tmp_path, root):
     other = entry(0.4, experiment="b", experiment_label="B")
-    other["summary"]["bertscore_f1"]["signature"] = "bertscore|model:roberta-large"
+    other["summary"]["bertscore_f1"]["signature"] = "bertscore|model:minilm"
     for entries in ([entry(0.5), other], [entry(0.5), {**other, "experiment": "xrec", "seed": 2}]):
-        with pytest.raises(DataError, match=r"column bertscore_f1 would mix .*minilm.* and .*roberta-large"):
+        with pytest.raises(DataError, match=r"column bertscore_f1 would mix .*roberta-large.* and .*minilm"):
             make(tmp_path, root, entries)
     assert not any((tmp_path / name).exists() for name in NAMES)
 
@@ -160,7 +164,7 @@ def test_mixed_signatures_are_refused(tmp_path, root):
     [
         ([], "there is nothing to print"),
         ([entry(0.5), entry(0.5)], "amazon/xrec/seed1 is given twice"),
-        ([entry(0.5, kind="real")], "kind 'real'; say demo or measured"),
+        ([entry(0.5, kind="real")], "kind 'real'; say one of measured, scratch, demo"),
         ([entry(0.5), entry(0.5, seed=2, summary={"usr": cell(1.0, None, USR)})], "not those of the other seeds"),
         ([entry(float("nan"))], "bertscore_f1 is not a finite number"),
         ([entry(0.5, summary={"usr": {"mean": 1.0}})], "usr needs mean, std, n and signature"),
@@ -304,6 +308,21 @@ def test_wide_tables_are_split_and_keep_their_number(tmp_path, root):
     assert len(set(re.findall(r"\\label{(.+)}", tex))) == 4
 
 
+def test_a_demo_is_a_matter_of_what_a_run_uses(tmp_path, root):
+    assert kind_of("glassbox", "scratch") == kind_of("glassbox", "hub") == "demo"
+    assert (kind_of("table", "scratch"), kind_of("release", "scratch")) == ("scratch", "scratch")
+    assert kind_of("table", "hub") == kind_of("release", "local") == "measured"
+    for kind, source in (
+        ("demo", "this run (demo)"),
+        ("scratch", "this run (scratch model)"),
+        ("measured", "this run"),
+    ):
+        mine = entry(0.4, kind=kind, published_model="XRec w/o profile")
+        rows, markdown, _ = make(tmp_path, root, [mine], {"amazon": "Amazon-books"}, show_difference=True)
+        assert rows[-1]["source"] == source
+        assert ("trained on the spot" in markdown) == (kind != "measured") == (rows[-1]["usr_difference"] == "")
+
+
 def test_differences_are_those_from_the_studys_row(tmp_path, root):
     study = {"published_model": "XRec w/o profile", "experiment_label": "Mine"}
     one = entry(0.4, summary={"bertscore_f1": cell(0.4, 0.1, BERT), "gptscore": cell(70.0, 9.0, "gpt|v:1")}, **study)
@@ -322,6 +341,82 @@ def test_differences_are_those_from_the_studys_row(tmp_path, root):
     )
     _, markdown, _ = make(tmp_path, root, [one], names)
     assert "measured −" not in markdown
+
+
+NAMED = "bertscore|model:roberta-large@sha256:0123456789ab|rev:-|layer:17|idf:no|rescale:roberta-large"
+PORT = f"bleurt|model:lucadiliello/bleurt-tiny-512|rev:{'a' * 40}|max_length:512|dtype:float32"
+JUDGE = "llamascore|model:smollm@sha256:0123456789ab|rev:-|mode:expected|dtype:float32"
+
+
+@pytest.mark.parametrize(
+    ("metric", "signature", "heading", "why"),
+    [
+        ("bertscore_f1", NAMED, "BERT F1", "another model, roberta-large@sha256:0123456789ab, than the published Face"),
+        ("bertscore_f1", BERT.replace("layer:17", "layer:6"), "BERT F1", "layer 6, published 17"),
+        ("bertscore_f1", BERT.replace("722cf37", "0000000"), "BERT F1", "at 0000000, than the published FacebookAI"),
+        ("bleurt", PORT, "BLEURT", "which commit of lucadiliello/bleurt-tiny-512 the published model is, is not known"),
+        ("llamascore", JUDGE, "Llama", "another model, smollm@sha256:0123456789ab, than the published meta-llama/Llam"),
+    ],
+)
+def test_what_was_scored_otherwise_stands_in_a_column_of_its_own(tmp_path, root, metric, signature, heading, why):
+    mine = entry(0.4, summary={metric: cell(0.4, 0.1, signature)}, published_model="XRec w/o profile")
+    rows, markdown, tex = make(tmp_path, root, [mine], {"amazon": "Amazon-books"}, show_difference=True)
+    table = md_rows(markdown)
+    own, shared = table[0].index(f"{heading} (this run) ↑"), table[0].index(f"{heading} ↑")
+    assert own == shared + 1 and f"{heading} (this run) std ↓" in table[0]
+    assert f"{heading} (this run)" in tex
+    assert table[-1][shared] == "–" and float(table[-1][own]) == 0.4
+    assert {cells[own] for cells in table[2:-1]} <= {"–", ""}
+    note = next(line for line in markdown.splitlines() if line.startswith("- Columns (this run) do not compare"))
+    assert why in note and "measured −" not in markdown
+    assert why in rows[-1][f"{metric}_apart"] and rows[-1][f"{metric}_difference"] == ""
+    assert rows[0][f"{metric}_apart"] == ""
+
+
+def test_a_data_set_that_no_paper_has_is_not_shown_on_a_published_scale(tmp_path, root):
+    mine = entry(0.4, summary={"llamascore": cell(0.4, 0.1, JUDGE)}, dataset="other", dataset_label="Other")
+    for options in ({"all_published": True}, {"published": {"amazon": "Amazon-books", "other": None}}):
+        entries = [mine] if "all_published" in options else [mine, {**mine, "dataset": "amazon", "dataset_label": "A"}]
+        heads = md_rows(make(tmp_path, root, entries, **options)[1])[0]
+        assert {"Llama ↑", "Llama (this run) ↑"} <= set(heads)
+    assert "Llama (this run) ↑" not in md_rows(make(tmp_path, root, [mine])[1])[0]  # nothing to be confused with
+
+
+def test_a_folder_counts_as_the_published_model_by_a_digest_that_is_listed(tmp_path, root):
+    shutil.copytree(root / "resources", tmp_path / "resources")
+    models = tmp_path / "resources/models.tsv"
+    lines = models.read_text().splitlines()
+    digest = "0123456789ab" + "c" * 52
+    models.write_text("\n".join(x + digest * x.startswith("FacebookAI") for x in lines) + "\n")
+    signature = NAMED.replace("roberta-large@", "whatever@")
+    mine = entry(0.4, summary={"bertscore_f1": cell(0.4, 0.1, signature)}, published_model="XRec w/o profile")
+    rows, markdown, _ = make(tmp_path, tmp_path, [mine], {"amazon": "Amazon-books"}, show_difference=True)
+    assert "(this run)" not in "".join(md_rows(markdown)[0])
+    assert float(rows[-1]["bertscore_f1_difference"]) == pytest.approx(0.4 - 0.3913)
+
+
+def test_scores_of_whole_sets_compare_at_equal_n_alone(tmp_path, root):
+    def mine(n: int, **changes) -> dict:
+        summary = {"usr": cell(0.9, None, USR, n), "bertscore_f1": cell(0.4, 0.1, BERT, n)}
+        return entry(0.4, summary=summary, published_model="XRec w/o profile", **changes)
+
+    rows, markdown, _ = make(tmp_path, root, [mine(12)], {"amazon": "Amazon-books"}, show_difference=True)
+    assert (rows[-1]["usr_difference"], rows[-1]["usr_apart"]) == ("", "N 12 against 3,000")
+    assert rows[-1]["bertscore_f1_difference"] != ""
+    assert "USR: N 12 against 3,000" in markdown and "USR (this run) ↑" in md_rows(markdown)[0]
+    rows, _, _ = make(tmp_path, root, [mine(3000)], {"amazon": "Amazon-books"}, show_difference=True)
+    assert float(rows[-1]["usr_difference"]) == pytest.approx(-0.1)
+    rows, _, _ = make(tmp_path, root, [mine(12), mine(3000, experiment="b", experiment_label="B")])
+    assert [row["usr_rank"] for row in rows] == ["", ""] and {row["bertscore_f1_rank"] for row in rows} == {"1"}
+
+
+def test_a_score_that_compares_with_one_paper_alone_says_so(tmp_path, root):
+    signature = "bartscore|model:facebook/bart-large-cnn|rev:37f520fa929c961707657b28798b30c003dd100b|weights:-"
+    signature += "|direction:pred_to_ref|max_length:1024|dtype:float32"
+    mine = entry(0.4, summary={"bartscore": cell(-3.0, 0.4, signature)}, published_model="XRec w/o profile")
+    rows, markdown, _ = make(tmp_path, root, [mine], {"amazon": "Amazon-books"}, show_difference=True)
+    assert float(rows[-1]["bartscore_difference"]) == pytest.approx(-3.0 + 3.0855)
+    assert "ones: BART and the XRec paper: weights -, published bart_score.pth" in markdown.replace("\\_", "_")
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from xrec_repro.config import (
 from xrec_repro.config_files import check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
+from xrec_repro.paper.kinds import kind_of
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 WORKFLOW = Path(workflow.basedir)
@@ -68,9 +69,10 @@ GPUS = gpus_of_a_job(config["compute"])
 THREADS = {"threads": config["compute"]["threads"]}
 BUNDLED = ("minilm",)  # names of models that a package carries
 # What tables, figures and reports read of the folder resources.
+COMPARED = ["published/signatures.csv", "models.tsv"]  # what tells whether a score compares with a published one
 TABLE1, TABLE2 = (
-    ["published/study_table1.csv", "published/xrec_table1.csv"],
-    ["published/study_table2.csv"],
+    ["published/study_table1.csv", "published/xrec_table1.csv", *COMPARED],
+    ["published/study_table2.csv", *COMPARED],
 )
 TABLE3 = ["published/study_table3.csv", "published/statements.csv", "hardware.tsv"]
 AUDITED = [f"published/{path.name}" for path in sorted(Path(RESOURCES, "published").glob("*.csv"))] + ["hardware.tsv"]
@@ -118,7 +120,7 @@ def digest(stem, *modules):
 
 def resource_inputs(*names):
     """Return files of the folder resources as inputs; `resource_digests` tells when they change, not their times."""
-    return [ancient(f"{RESOURCES}/{name}") for name in names]
+    return [ancient(f"{RESOURCES}/{name}") for name in dict.fromkeys(names)]
 
 
 def resource_digests(*names):
@@ -401,7 +403,7 @@ def paper_row(dataset, experiment, seed):
         "experiment_label": config["experiments"][experiment]["label"],
         "published_model": config["experiments"][experiment]["published_model"],
         "seed": seed,
-        "kind": "demo" if chosen["llm"]["source"] == "scratch" else "measured",
+        "kind": kind_of(config["datasets"][dataset]["source"], chosen["llm"]["source"]),
         "few": chosen["generation"]["subset"] < 1,
     }
 

@@ -3,6 +3,7 @@
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
 from xrec_repro.paper.ablation import figure2
+from xrec_repro.paper.comparable import Comparable
 from xrec_repro.paper.inputs import attach, with_intervals
 from xrec_repro.paper.published import load_published_table1, load_published_table2
 
@@ -10,8 +11,9 @@ with Job(snakemake) as job:
     rows = [row | {"summary": read_json(row["summary"])} for row in attach(job.settings["rows"], job.params.files)]
     rows = with_intervals(rows, read_json(job.input.statistics))
     published = [*load_published_table1(job.params.resources), *load_published_table2(job.params.resources)]
+    comparable = Comparable(job.params.resources)
     full, zoomed = (job.settings | {"axes": axes} for axes in ("full", "zoomed"))
     job.result = {
-        "full": figure2(rows, published, job.output.pdf, job.output.png, full),
-        "zoomed": figure2(rows, published, job.output.zoomed_pdf, job.output.zoomed_png, zoomed),
+        "full": figure2(rows, published, job.output.pdf, job.output.png, full, comparable),
+        "zoomed": figure2(rows, published, job.output.zoomed_pdf, job.output.zoomed_png, zoomed, comparable),
     }

@@ -44,8 +44,9 @@ class BertScore(Metric):
         revision: The 40-digit commit of the hub repository; None for the others.
         layer: Whose output is compared; layers above it are dropped.
         idf: Weight tokens by their inverse document frequency in the references.
-        rescale: Rescale with the package's English baseline of that model and layer. A folder is taken for
-            the model that its name says.
+        rescale: Rescale with the package's English baseline of that model and layer: True finds that of a repository
+            of the hub; of a folder, whose name does not tell what is in it, the baseline must be named here, e.g.
+            ``roberta-large``.
         batch_size: Pairs at once.
     """
 
@@ -55,7 +56,7 @@ class BertScore(Metric):
     revision: str | None
     layer: int
     idf: bool
-    rescale: bool
+    rescale: bool | str
     batch_size: int
 
     def __post_init__(self) -> None:
@@ -83,8 +84,13 @@ class BertScore(Metric):
 
     @property
     def _baseline_name(self) -> str:
-        if self._folder is not None:
-            return self.model if self.model == "minilm" else self._folder.name
+        if isinstance(self.rescale, str):
+            return self.rescale
+        if self._folder is not None and self.model != "minilm":
+            raise ConfigError(
+                f"metrics.bertscore.rescale: true, but what a folder is called ({self.model}) does not tell which "
+                "model it holds; name the baseline of that model, e.g. roberta-large, or set it to false"
+            )
         prefix = next((p for p in _CANONICAL if self.model.startswith(p)), "")
         return self.model.removeprefix(prefix)
 

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.paper.comparable import Comparable, apart
+from xrec_repro.paper.kinds import LABELS, warnings
 from xrec_repro.paper.published import PublishedScores, study_name
 from xrec_repro.paper.rows import TENTH
 from xrec_repro.paper.style import Look, drawing, footnote, look, metric_label, save
@@ -35,6 +37,7 @@ class _Bar:
 class _Panel:
     title: str
     bars: list[_Bar]
+    apart: dict[str, str] = field(default_factory=dict)  # metric -> what keeps it from being compared with the others
 
     def metric(self, choices: Sequence[str]) -> str | None:
         """Return the first of several metrics that any bar has."""
@@ -50,14 +53,16 @@ def figure2(
     out_pdf: str | Path,
     out_png: str | Path,
     settings: Mapping[str, Any],
+    comparable: Comparable,
 ) -> str:
     """Draw means and standard deviations of all variants: (a) XRec paper, (b) study, (c) this run.
 
-    Published data sets are those of this run; where it has none of them, all.
+    Published data sets are those of this run; where it has none of them, all. Scores of this run that do not compare
+    with published ones have an axis of their own, and the caption says what differs.
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, published_as, experiment,
-            experiment_label, seed, kind, few, summary (metric -> mean, std); optionally intervals
+            experiment_label, seed, kind, few, summary (metric -> mean, std, n, signature); optionally intervals
             (metric -> low, high: the bootstrap interval of the mean).
         published: Rows of the published tables 1 and 2.
         out_pdf: Where the PDF goes.
@@ -65,6 +70,7 @@ def figure2(
         settings: ``metrics``: one list a pair of panel rows, of which each panel shows the first metric it has;
             ``axes``: ``full`` (from 0, one scale a row of panels) or ``zoomed`` (around the values, as figure 3
             of the XRec paper has it); ``confidence``: of the intervals, e.g. 0.95.
+        comparable: Whether scores may be compared with published ones.
 
     Returns:
         The caption, which is also printed under the figure.
@@ -80,10 +86,11 @@ def figure2(
         raise ConfigError("paper.figure2.metrics: a list without a metric; name at least one in each")
     if not rows:
         raise DataError(f"{out_pdf}: there is nothing to draw; name an experiment in run.experiments")
-    panels = [*_published_panels(published, rows), _measured_panel(rows)]
+    measured = replace(_measured_panel(rows), apart=_apart(rows, published, comparable))
+    panels = [*_published_panels(published, rows), measured]
     variants = _variants(published, panels)
     looks = {variant: look(number) for number, variant in enumerate(variants)}
-    panels = [_Panel(panel.title, _in_order(panel.bars, variants)) for panel in panels]
+    panels = [replace(panel, bars=_in_order(panel.bars, variants)) for panel in panels]
     caption = _caption(rows, panels, metrics, settings)
     lines = [(choices, part) for choices in metrics for part in _PARTS if _has_any(panels, choices, part)]
     if not lines:
@@ -140,8 +147,21 @@ def _measured_panel(rows: Sequence[Mapping[str, Any]]) -> _Panel:
             raise DataError(f"figure 2: {_place(row)} is given twice; name it once")
         group.append(row)
     bars = [_measured_bar(group) for experiments in runs.values() for group in experiments.values()]
-    demo = any(row["kind"] == "demo" for row in rows)
-    return _Panel(f"(c) This run\n({'demo' if demo else 'measured'})", bars)
+    kinds = dict.fromkeys(LABELS[row["kind"]] or "measured" for row in rows)
+    return _Panel(f"(c) This run\n({', '.join(kinds)})", bars)
+
+
+def _apart(
+    rows: Sequence[Mapping[str, Any]], published: Sequence[PublishedScores], comparable: Comparable
+) -> dict[str, str]:
+    """Return metric -> what keeps the scores of this run, or some of them, from the published ones' axis."""
+    found: dict[str, str] = {}
+    for row in rows:
+        beside = [one for one in published if one.dataset == row["published_as"]] or published
+        for metric, cell in row["summary"].items():
+            if why := apart(comparable.differences(metric, cell["signature"], cell["n"], beside)):
+                found.setdefault(metric, why)
+    return found
 
 
 def _measured_bar(group: Sequence[Mapping[str, Any]]) -> _Bar:
@@ -188,10 +208,11 @@ def _draw(
     for (choices, part), axes_row in zip(lines, grid, strict=True):
         cells = list(zip(axes_row, panels, strict=True))
         ranges = [_draw_bars(axes, panel, panel.metric(choices), part, looks) for axes, panel in cells]
-        known = [ends for ends in ranges if ends]
-        for axes, ends in zip(axes_row, ranges, strict=True):
+        own = [panel.metric(choices) in panel.apart for panel in panels]
+        known = [ends for ends, alone in zip(ranges, own, strict=True) if ends and not alone]
+        for axes, ends, alone in zip(axes_row, ranges, own, strict=True):
             if full:
-                axes.set_ylim(*_from_zero(known))
+                axes.set_ylim(*_from_zero([ends] if alone and ends else known or [(0.0, 0.0)]))
             elif ends:
                 axes.set_ylim(*_around(*ends))
                 cut = _around(*ends)[0 if ends[0] >= 0 else 1]
@@ -237,7 +258,7 @@ def _draw_bars(
     axes.spines["bottom"].set_visible(False)  # not where 0 is
     axes.axhline(0, color="black", linewidth=0.8)
     if metric:
-        axes.set_ylabel(metric_label(metric) + (" std" if part == "std" else ""))
+        axes.set_ylabel(metric_label(metric) + " (this run)" * (metric in panel.apart) + " std" * (part == "std"))
     if not ends:
         axes.text(0.5, 0.5, "no std" if metric else "not scored", transform=axes.transAxes, ha="center", color="0.4")
         axes.set_yticks([])
@@ -276,17 +297,18 @@ def _caption(
     seeds = len({row["seed"] for row in rows})
     parts = [
         "Ablations: mean over the test examples (higher is better) and standard deviation (lower is more stable).",
-        "Axes start at 0 and agree along a row."
+        f"Axes start at 0 and agree along a row{', but for (this run)' if panels[-1].apart else ''}."
         if settings["axes"] == "full"
         else "Bars are cut: the axes do not start at 0.",
         "(a) and (b) are printed numbers and were not measured here; a variant without printed numbers has no bar.",
     ]
+    for metric in dict.fromkeys(metric for metric in shown if metric in panels[-1].apart):
+        why = panels[-1].apart[metric]
+        parts.append(f"{metric_label(metric)} (this run) has an axis of its own and does not compare: {why}.")
     if seeds > 1:
         parts.append(f"(c): means over {seeds} seeds; whiskers: ± their standard deviation.")
     elif any(metric in bar.whiskers for bar in panels[-1].bars for metric in shown):
         parts.append(f"Whiskers: {100 * settings['confidence']:g} % bootstrap interval of the mean.")
     if any(bar.few for panel in panels for bar in panel.bars):
         parts.append("† a part of the test set only.")
-    if any(row["kind"] == "demo" for row in rows):
-        parts.append("Warning: the demo's models are trained on the spot and not to be compared with published ones.")
-    return " ".join(parts)
+    return " ".join(parts + warnings(row["kind"] for row in rows))

@@ -8,6 +8,7 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.io import write_json, write_text
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, markdown
 from xrec_repro.paper.runs import Run, compare_to_reference, load_runs
 from xrec_repro.paper.statistics import Comparison, Estimate, Settings, estimates
@@ -122,12 +123,7 @@ def comparison_note(settings: Settings, family: int) -> str:
 def run_notes(runs: Iterable[Run]) -> list[str]:
     """Return what must be said of these runs: demo, subsets, seeds."""
     runs = list(runs)
-    notes = []
-    if any(run.kind == "demo" for run in runs):
-        notes.append(
-            "Warning: rows of the demo come from models trained on the spot. They show that the workflow works and "
-            "say nothing about the published models."
-        )
+    notes = warnings(run.kind for run in runs)
     if any(run.few for run in runs):
         notes.append("† Only a part of the test set was explained; comparisons are on the examples in common.")
     if any(len(run.seeds) > 1 for run in runs):
@@ -178,7 +174,10 @@ def _comparisons_table(
         ["Experiment", "Column", "Decision"],
         COMPARISON_HEADS,
         lines,
-        [comparison_note(settings, sum(one.p is not None for one in compared.values()))],
+        [
+            comparison_note(settings, sum(one.p is not None for one in compared.values())),
+            "Scores of a whole set of texts fall with its size: those of sets of two sizes are not compared.",
+        ],
     )
 
 

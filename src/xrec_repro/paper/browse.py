@@ -20,6 +20,7 @@ from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.paper.broken import REASONS, broken_reasons
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.rows import dataset_blocks
 from xrec_repro.paper.style import metric_label
@@ -108,6 +109,7 @@ def _block(label: str, rows: Sequence[Row], settings: Mapping[str, Any]) -> dict
         "key": rows[0]["dataset"],
         "label": label,
         "total": len(examples),
+        "warnings": warnings(row["kind"] for row in rows),
         "seed": settings["seed"],
         "ids": ids,
         "users": [example["user_id"] for example in chosen],

@@ -10,8 +10,10 @@ import pandas as pd
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import require_file, write_json, write_text
-from xrec_repro.paper.claims_evidence import Evidence, Findings, PublishedNumbers, run_findings
+from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, PublishedNumbers, run_findings
 from xrec_repro.paper.claims_report import Judged, report
+from xrec_repro.paper.comparable import Comparable
+from xrec_repro.paper.kinds import LABELS
 from xrec_repro.paper.runs import Run, load_runs
 from xrec_repro.paper.statistics import Settings
 
@@ -48,14 +50,15 @@ def judge_claims(
         ConfigError: A rule is unusable.
         DataError: A file is unusable, or two experiments cannot be compared.
     """
-    systems, signatures = claims_config["systems"], claims_config["published_signatures"]
+    systems, comparable = claims_config["systems"], Comparable(resources_folder)
+    least = Least(claims_config["min_examples"], claims_config["min_texts"])
     published, stated = PublishedNumbers(resources_folder, systems), load_stated_verdicts(resources_folder)
     _check(claims_config, published.datasets)
     settings, runs = Settings.from_settings(statistics_config), load_runs(rows)
     judged = []
     for key, rule in claims_config["rules"].items():
         findings = {paper: published.findings(rule, paper) for paper in PAPERS}
-        findings["run"] = run_findings(rule, systems, signatures, published, runs, settings)
+        findings["run"] = run_findings(rule, systems, comparable, published, runs, settings, least)
         verdicts = {
             name: _paper_verdict(findings[paper], rule["hold"], *stated.get((key, paper), (None, None)))
             for paper, name in zip(PAPERS, ("original", "study"), strict=True)
@@ -64,6 +67,8 @@ def judge_claims(
         judged.append(Judged(key, rule, findings, verdicts))
     record = {
         "statistics": asdict(settings),
+        "min_examples": least.examples,
+        "min_texts": least.texts,
         "claims": [
             {"claim": one.key, "name": one.rule["name"], "text": one.rule["text"], "rule": dict(one.rule)}
             | {"verdicts": one.verdicts}
@@ -72,7 +77,7 @@ def judge_claims(
         ],
     }
     write_json(out_json, record)
-    write_text(out_md, report(judged, runs, settings))
+    write_text(out_md, report(judged, runs, settings, least))
 
 
 def load_stated_verdicts(resources_folder: str | Path) -> dict[tuple[str, str], tuple[str, str]]:
@@ -153,7 +158,7 @@ def _run_verdict(found: Findings, hold: str | float, runs: Sequence[Run]) -> dic
     used = [run for run in runs if run.dataset_label in labels]
     by_dataset = {label: _summary([item for item in found.evidence if item.dataset == label], hold) for label in labels}
     return _summary(found.evidence, hold) | {
-        "demo": list(dict.fromkeys(run.dataset_label for run in used if run.kind == "demo")),
+        "small": {run.dataset_label: LABELS[run.kind] for run in used if LABELS[run.kind]},
         "datasets": by_dataset,
         "gaps": dict(found.gaps),
     }

@@ -6,7 +6,7 @@ A rule of the kind ``better`` compares a system with others on means and standar
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,6 +15,7 @@ from typing import Any
 from scipy.stats import ttest_ind_from_stats
 
 from xrec_repro.errors import ConfigError
+from xrec_repro.paper.comparable import WHOLE_SET, Comparable, unequal_size
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.published import PublishedScores, load_published_table1, load_published_table2, study_name
 from xrec_repro.paper.runs import Run, compare_runs
@@ -34,7 +35,7 @@ class Evidence:
         direction: 1 if the numbers speak for the claim, -1 if against it, 0 if they are equal.
         outcome: The same after the test: 0 where the difference is not significant. Without a test, `direction`.
         basis: ``paired test``, ``direction`` (of numbers without per-example scores) or ``threshold``.
-        n: Examples of `system`; in a paired test, those scored for both.
+        n: Examples of `system` that were scored; in a paired test, those scored for both.
         mixed: Whether the two numbers come from different sources.
         seed: Whose number it is, where each seed is judged by itself.
         p_unpaired: Of two means without per-example scores: Welch's t-test from the standard deviations and numbers of
@@ -68,38 +69,68 @@ class Findings:
     gaps: Counter[str] = field(default_factory=Counter)
 
     def add_directions(
-        self, rule: Rule, values: Mapping[str, float], others: Mapping[str, float], other_n: int, **common: Any
+        self,
+        rule: Rule,
+        values: Mapping[str, float],
+        others: Mapping[str, float],
+        sizes: Mapping[str, int],
+        other_n: int,
+        **common: Any,
     ) -> None:
-        """Compare columns (``<metric>``, ``<metric>_std``) that have no per-example scores behind them."""
+        """Compare columns (``<metric>``, ``<metric>_std``) that have no per-example scores behind them.
+
+        Args:
+            rule: The claim's.
+            values: Column -> number of the system.
+            others: Column -> number of what it is compared with.
+            sizes: Metric -> scored examples of the system.
+            other_n: Examples of the other.
+            common: What else the evidence says.
+        """
         for metric in rule["metrics"]:
             if metric not in values or metric not in others:
                 self.gaps[f"{metric}: no number of both"] += 1
+                continue
+            n = sizes[metric]
+            if unequal := unequal_size(metric, n, other_n):
+                self.gaps[f"{metric}: {unequal}"] += 1
                 continue
             for aspect in rule["aspects"]:
                 column = metric if aspect == "mean" else f"{metric}_std"
                 if column in values and column in others:
                     sign = direction(values[column] - others[column], aspect)
-                    p = _welch(metric, values, common["n"], others, other_n) if aspect == "mean" else None
-                    about = common | {"p_unpaired": p}
+                    p = _welch(metric, values, n, others, other_n) if aspect == "mean" else None
+                    about = common | {"n": n, "p_unpaired": p}
                     self._add(about, metric, aspect, values[column], others[column], sign, "direction")
 
-    def add_thresholds(self, rule: Rule, values: Mapping[str, float], **common: Any) -> None:
-        """Compare numbers with the rule's threshold."""
+    def add_thresholds(self, rule: Rule, values: Mapping[str, float], sizes: Mapping[str, int], **common: Any) -> None:
+        """Compare numbers, of so many examples each, with the rule's threshold."""
         for metric in rule["metrics"]:
             if metric not in values:
                 self.gaps[f"{metric}: no number"] += 1
                 continue
             sign = 1 if values[metric] >= rule["at_least"] else -1
             self._add(
-                {"other": "threshold"} | common, metric, "mean", values[metric], rule["at_least"], sign, "threshold"
+                {"other": "threshold", "n": sizes[metric]} | common,
+                metric,
+                "mean",
+                values[metric],
+                rule["at_least"],
+                sign,
+                "threshold",
             )
 
-    def add_tests(self, rule: Rule, comparisons: Sequence[Comparison], **common: Any) -> None:
-        """Add paired tests; their outcomes wait for `decide`."""
-        scored = {one.metric for one in comparisons}
-        self.gaps.update(f"{metric}: not scored" for metric in rule["metrics"] if metric not in scored)
+    def add_tests(
+        self, rule: Rule, comparisons: Sequence[Comparison], unequal: Collection[str], least: "Least", **common: Any
+    ) -> None:
+        """Add paired tests; their outcomes wait for `decide`. Unequal are scores of sets of texts of two sizes."""
+        scored = {one.metric: one.n for one in comparisons}
+        for metric in rule["metrics"]:
+            absent = f"{metric}: sets of unequal N" if metric in unequal else f"{metric}: not scored"
+            why = least.examples_lack(metric, scored[metric]) if metric in scored else absent
+            self.gaps.update([why] if why else [])
         for one in comparisons:
-            if one.aspect in rule["aspects"]:
+            if one.aspect in rule["aspects"] and one.n >= least.examples:
                 tested = common | {"n": one.n, "comparison": one}
                 self._add(tested, one.metric, one.aspect, one.value, one.other_value, one.direction, "paired test")
 
@@ -122,6 +153,36 @@ class Findings:
         family = corrected([self.evidence[i].comparison for i in tested])
         for i, one in zip(tested, family, strict=True):
             self.evidence[i] = replace(self.evidence[i], comparison=one, outcome=one.decision(settings))
+
+
+@dataclass(frozen=True)
+class Least:
+    """How few scored examples of this run still say something of a claim.
+
+    Attributes:
+        examples: Of any comparison (``claims.min_examples``).
+        texts: Of a score of a whole set of texts that is compared with a threshold (``claims.min_texts``), where no
+            paper printed it of the same system and data set for fewer.
+    """
+
+    examples: int
+    texts: int
+
+    def examples_lack(self, metric: str, n: int) -> str | None:
+        """Return why so few examples say nothing of a claim, or None."""
+        return f"{metric}: N {n:,}, at least {self.examples:,} needed" if n < self.examples else None
+
+    def texts_lack(self, metric: str, n: int, published: Collection[int]) -> str | None:
+        """Return why a score of so many texts cannot be compared with a threshold, or None.
+
+        Args:
+            metric: Its name.
+            n: Texts that it was computed from.
+            published: Of how many texts it was printed for the same system and data set.
+        """
+        if metric in WHOLE_SET and n < self.texts and n not in published:
+            return f"{metric}: N {n:,} against {self.texts:,}"
+        return self.examples_lack(metric, n)
 
 
 class PublishedNumbers:
@@ -169,7 +230,7 @@ class PublishedNumbers:
                 if one is None:
                     found.gaps[f"{dataset}: no published row of {system}"] += 1
                 elif rule["kind"] == "unique":
-                    found.add_thresholds(rule, one.values, n=one.n_test, **common)
+                    found.add_thresholds(rule, one.values, dict.fromkeys(rule["metrics"], one.n_test), **common)
                 else:
                     self._compare(found, rule, one, common)
         return found
@@ -181,8 +242,8 @@ class PublishedNumbers:
                 found.gaps[f"{common['dataset']}: no published row of {other}"] += 1
                 continue
             mixed = one.reported_by != two.reported_by
-            sizes = {"n": one.n_test, "other_n": two.n_test}
-            found.add_directions(rule, one.values, two.values, other=other, mixed=mixed, **sizes, **common)
+            sizes = dict.fromkeys(rule["metrics"], one.n_test)
+            found.add_directions(rule, one.values, two.values, sizes, two.n_test, other=other, mixed=mixed, **common)
 
 
 def systems_of(rule: Rule) -> Sequence[str]:
@@ -193,10 +254,11 @@ def systems_of(rule: Rule) -> Sequence[str]:
 def run_findings(
     rule: Rule,
     systems: Systems,
-    signatures: Mapping[str, Sequence[str]],
+    comparable: Comparable,
     published: PublishedNumbers,
     runs: Sequence[Run],
     settings: Settings,
+    least: Least,
 ) -> Findings:
     """Return what this run's scores say of a claim.
 
@@ -206,10 +268,11 @@ def run_findings(
     Args:
         rule: The claim's.
         systems: ``claims.systems`` of the configuration.
-        signatures: ``claims.published_signatures``: metric -> what a signature must have to be like the published.
+        comparable: Whether scores may be compared with published ones.
         published: The papers' numbers.
         runs: All of them.
         settings: Of the tests.
+        least: How few examples say nothing.
 
     Raises:
         DataError: A file is unusable, or two experiments cannot be compared.
@@ -226,21 +289,36 @@ def run_findings(
             if run is None:
                 found.gaps[f"{label}: no experiment in this run for {system}"] += 1
             elif rule["kind"] == "unique":
-                for seed, path in zip(run.seeds, run.files, strict=True):
-                    values, n = _seed_values(run, path, rule["metrics"])
-                    found.add_thresholds(rule, values, seed=seed, n=n, **common)
+                _compare_threshold(found, rule, run, published, least, common)
             else:
                 for other in rule["against"]:
                     experiment = systems[other]["experiment"]
+                    about = common | {"other": other}
                     if experiment is None:
-                        _compare_published(found, rule, run, published, other, signatures, common)
+                        _compare_published(found, rule, run, published, comparable, least, about)
                     elif experiment not in present:
                         found.gaps[f"{label}: no experiment in this run for {other}"] += 1
                     else:
                         tests = compare_runs(run, present[experiment], settings, rule["metrics"])
-                        found.add_tests(rule, tests, other=other, **common)
+                        unequal = run.corpus & present[experiment].corpus - {one.metric for one in tests}
+                        found.add_tests(rule, tests, unequal, least, **about)
     found.decide(settings)
     return found
+
+
+def _compare_threshold(
+    found: Findings, rule: Rule, run: Run, published: PublishedNumbers, least: Least, common: Mapping[str, Any]
+) -> None:
+    rows = [published.find(paper, run.published_as, common["system"]) for paper in ("xrec", "study")]
+    printed = {row.n_test for row in rows if row}
+    for seed, path in zip(run.seeds, run.files, strict=True):
+        values, sizes = _seed_values(run, path, rule["metrics"])
+        enough = []
+        for metric in rule["metrics"]:
+            why = least.texts_lack(metric, sizes[metric], printed) if metric in sizes else f"{metric}: not scored"
+            enough += [] if why else [metric]
+            found.gaps.update([why] if why else [])
+        found.add_thresholds(rule | {"metrics": enough}, values, sizes, seed=seed, **common)
 
 
 def _compare_published(
@@ -248,25 +326,25 @@ def _compare_published(
     rule: Rule,
     run: Run,
     published: PublishedNumbers,
-    other: str,
-    signatures: Mapping[str, Sequence[str]],
+    comparable: Comparable,
+    least: Least,
     common: Mapping[str, Any],
 ) -> None:
-    row = published.find("xrec", run.published_as, other)
+    row = published.find("xrec", run.published_as, common["other"])
     if row is None:
-        found.gaps[f"{run.dataset_label}: no published row of {other}"] += 1
+        found.gaps[f"{run.dataset_label}: no published row of {common['other']}"] += 1
         return
+    seeds = [_seed_values(run, path, rule["metrics"]) for path in run.files]
+    sizes = {metric: min(n[metric] for _, n in seeds) for metric in seeds[0][1]}
     alike = []
-    for metric in rule["metrics"]:
-        if metric in run.signatures and metric in row.values:
-            if metric in signatures and set(signatures[metric]) <= set(run.signatures[metric].split("|")):
-                alike.append(metric)
-            else:
-                found.gaps[f"{metric}: not scored as the published numbers were"] += 1
-    seeds = [_seed_values(run, path, alike) for path in run.files]
+    for metric in (name for name in rule["metrics"] if name in sizes and name in row.values):
+        why = comparable.difference(metric, run.signatures[metric], sizes[metric], row.reported_by, row.n_test)
+        reason = f"{metric}: not scored as the published numbers were: {why}" if why else None
+        reason = reason or least.examples_lack(metric, sizes[metric])
+        alike += [] if reason else [metric]
+        found.gaps.update([reason] if reason else [])
     values = {column: fmean(each[column] for each, _ in seeds) for column in seeds[0][0]}
-    sizes = {"n": min(n for _, n in seeds), "other_n": row.n_test}
-    found.add_directions(rule | {"metrics": alike}, values, row.values, other=other, mixed=True, **sizes, **common)
+    found.add_directions(rule | {"metrics": alike}, values, row.values, sizes, row.n_test, mixed=True, **common)
 
 
 def _welch(metric: str, values: Mapping[str, float], n: int, others: Mapping[str, float], other_n: int) -> float | None:
@@ -278,14 +356,15 @@ def _welch(metric: str, values: Mapping[str, float], n: int, others: Mapping[str
     return float(ttest_ind_from_stats(values[metric], one, n, others[metric], two, other_n, equal_var=False).pvalue)
 
 
-def _seed_values(run: Run, path: str | Path, metrics: Sequence[str]) -> tuple[dict[str, float], int]:
-    """Return column -> number of one seed, as the tables print it, and the number of examples."""
+def _seed_values(run: Run, path: str | Path, metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, int]]:
+    """Return column -> number of one seed, as the tables print it, and metric -> examples that were scored."""
     chosen = [metric for metric in metrics if metric in run.signatures]
     frame = read_scores(path, chosen)
     values: dict[str, float] = {}
+    sizes: dict[str, int] = {}
     for metric in chosen:
         about = describe(frame[metric].to_numpy())
-        values[metric] = about.mean
+        values[metric], sizes[metric] = about.mean, about.n
         if metric not in run.corpus:
             values[f"{metric}_std"] = about.std
-    return values, len(frame)
+    return values, sizes

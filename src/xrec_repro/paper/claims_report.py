@@ -14,7 +14,8 @@ from xrec_repro.paper.appendix import (
     run_notes,
     text_table,
 )
-from xrec_repro.paper.claims_evidence import Evidence, Findings, systems_of
+from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, systems_of
+from xrec_repro.paper.comparable import WHOLE_SET
 from xrec_repro.paper.runs import Run
 from xrec_repro.paper.statistics import Settings
 
@@ -46,13 +47,13 @@ class Judged:
     verdicts: dict[str, dict[str, Any]]
 
 
-def report(judged: Sequence[Judged], runs: Sequence[Run], settings: Settings) -> str:
+def report(judged: Sequence[Judged], runs: Sequence[Run], settings: Settings, least: Least) -> str:
     """Return claims.md."""
     parts = [_INTRO, _verdicts(judged, runs)]
     disagreements = [line for one in judged for line in _disagreements(one)]
     if disagreements:
         parts += ["## Where statements and numbers disagree\n", "\n".join(disagreements) + "\n"]
-    parts += [_section(one, settings) for one in judged]
+    parts += [_section(one, settings, least) for one in judged]
     return "\n".join(parts)
 
 
@@ -64,8 +65,9 @@ def _verdicts(judged: Sequence[Judged], runs: Sequence[Run]) -> str:
             cells += [one.verdicts[name]["stated"] or "–", one.verdicts[name]["recomputed"]]
         run = one.verdicts["run"]
         marks = ["no test"] if run["datasets"] and not run["tested"] else []
-        if run["demo"]:
-            marks.append("demo" if len(run["demo"]) == len(run["datasets"]) else "partly demo")
+        if run["small"]:
+            partly = "" if len(run["small"]) == len(run["datasets"]) else "partly "
+            marks.append(partly + " and ".join(dict.fromkeys(run["small"].values())))
         cells += [run["verdict"] + (f" ({', '.join(marks)})" if marks else ""), run["by_direction"]]
         lines.append(("", cells))
     notes = ["no test: only thresholds, or directions of differences from published numbers, could be judged."]
@@ -87,8 +89,9 @@ def _disagreements(one: Judged) -> Iterator[str]:
             )
 
 
-def _section(one: Judged, settings: Settings) -> str:
-    parts = [f"## {one.key}: {one.rule['name']}\n\n{one.rule['text']}\n\n{_rule_text(one.rule)}\n"]
+def _section(one: Judged, settings: Settings, least: Least) -> str:
+    rule = f"{_rule_text(one.rule)} {_size_text(one.rule, least)}"
+    parts = [f"## {one.key}: {one.rule['name']}\n\n{one.rule['text']}\n\n{rule}\n"]
     for name, title in _NAMES.items():
         parts += [f"### {title}\n", _paper_text(one.verdicts[name], one.findings[_FINDINGS[name]])]
     parts += ["### This run\n", _run_text(one.verdicts["run"], one.findings["run"], settings)]
@@ -108,6 +111,18 @@ def _rule_text(rule: Mapping[str, Any]) -> str:
     return f"Rule: {systems} has a {aspects} than each of {against} on {metrics}; must hold for {share}."
 
 
+def _size_text(rule: Mapping[str, Any], least: Least) -> str:
+    """Say from how many examples on a score of this run counts, and why."""
+    whole = ", ".join(metric for metric in rule["metrics"] if metric in WHOLE_SET)
+    text = f"Of this run, a score counts from {least.examples:,} scored examples on (claims.min_examples)"
+    if whole and rule["kind"] == "unique":
+        return text + (
+            f"; {whole} falls with the number of texts, so it counts from {least.texts:,} texts on (claims.min_texts), "
+            "or of as many as a paper printed it for, of the same system and data set: of few texts hardly one repeats."
+        )
+    return text + (f"; {whole} falls with the number of texts, and so compares at equal N alone." if whole else ".")
+
+
 def _paper_text(said: Mapping[str, Any], found: Findings) -> str:
     stated = f"Stated as: {said['stated']} ({said['where']}). " if said["stated"] else "Nothing is stated. "
     text = f"{stated}By its numbers: {said['recomputed']}; {_counts(said)}."
@@ -122,8 +137,8 @@ def _paper_text(said: Mapping[str, Any], found: Findings) -> str:
 def _run_text(said: Mapping[str, Any], found: Findings, settings: Settings) -> str:
     text = f"Verdict: {said['verdict']}; {_counts(said)}. By directions alone: {said['by_direction']}.\n"
     for label, part in said["datasets"].items():
-        demo = " (demo: models trained on the spot, which say nothing of the published ones)"
-        text += f"\n- {label}{demo if label in said['demo'] else ''}: {part['verdict']}; {_counts(part)}."
+        small = f" ({said['small'][label]}: says nothing of the published models)" if label in said["small"] else ""
+        text += f"\n- {label}{small}: {part['verdict']}; {_counts(part)}."
     parts = [text + "\n"] if said["datasets"] else [text]
     tested = [item for item in found.evidence if item.comparison]
     if tested:

@@ -48,7 +48,7 @@ class Cost:
     Attributes:
         block: Label of the data set.
         experiment: Its name.
-        kind: ``published``, ``measured`` or ``demo``.
+        kind: ``published``, or one of `kinds.LABELS`.
         seed: Of the run; None for published rows, which do not say.
         few: Whether only a part of the test set was explained.
         train: None where nothing is trained.

@@ -9,9 +9,10 @@ from xrec_repro.accounting.emissions import ASSUMED, load_hardware, published_to
 from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
 from xrec_repro.paper.cost_rows import Cost, Phase, measured_cost, published_cost
+from xrec_repro.paper.kinds import run_source, warnings
 from xrec_repro.paper.published import check_published_names, load_published_table1, load_published_table3
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
-from xrec_repro.paper.rows import FEW_NOTE, Entry, dataset_blocks, elsewhere, run_source
+from xrec_repro.paper.rows import FEW_NOTE, Entry, dataset_blocks, elsewhere
 
 
 def make_table3(
@@ -196,12 +197,7 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
         notes.append(FEW_NOTE)
     if any(phase.stopped_early for phase in phases):
         notes.append("‡ Training was stopped early.")
-    if any(row.kind == "demo" for row in rows):
-        notes.append(
-            "Warning: rows of the demo are of small models trained on the spot; their times and emissions are not to "
-            "be compared with published ones."
-        )
-    return notes
+    return notes + warnings(row.kind for row in rows)
 
 
 def _share_notes(rows: Sequence[Cost], emissions: Mapping[str, Any]) -> list[str]:

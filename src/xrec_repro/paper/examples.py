@@ -12,6 +12,7 @@ from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.paper.broken import REASONS, broken_reasons, count_broken
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.seeding import numpy_rng
 
@@ -186,8 +187,8 @@ def _example(example: str, variants: Sequence[_Variant]) -> dict[str, Any]:
 
 def _markdown(result: Mapping[str, Any]) -> str:
     lines = ["# Examples and broken outputs", ""]
-    if any(row["kind"] == "demo" for row in result["broken"]):
-        lines += ["Warning: the demo's models are trained on the spot; their texts say nothing about the papers'.", ""]
+    for warning in warnings(row["kind"] for row in result["broken"]):
+        lines += [warning, ""]
     seen = [reason for reason in REASONS if any(row["counts"][reason] for row in result["broken"])]
     lines += [
         "## Broken outputs",

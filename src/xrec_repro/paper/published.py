@@ -116,7 +116,7 @@ def load_published_table3(resources_folder: str | Path) -> list[PublishedRun]:
     """
     path = Path(resources_folder) / "published" / "study_table3.csv"
     rows = []
-    for place, row in _read_rows(path, PublishedRun.__dataclass_fields__):
+    for place, row in read_rows(path, PublishedRun.__dataclass_fields__):
         rows.append(
             PublishedRun(
                 dataset=row["dataset"],
@@ -139,7 +139,7 @@ def published_number(resources_folder: str | Path, key: str) -> float:
         DataError: The file is missing or malformed, or states no such number.
     """
     path = Path(resources_folder) / "published" / "statements.csv"
-    for place, row in _read_rows(path, ("key", "value")):
+    for place, row in read_rows(path, ("key", "value")):
         if row["key"] == key:
             return _number(place, row, "value")
     raise DataError(f"{path}: {key!r} is not stated; restore it from the repository")
@@ -174,7 +174,7 @@ def _read_scores(
     needed += [] if reported_by else ["reported_by"]
     needed += ["n_test"] if n_test is None else []
     rows = []
-    for place, row in _read_rows(path, needed):
+    for place, row in read_rows(path, needed):
         if n_test is not None and row["dataset"] not in n_test:
             raise DataError(f"{place}: the number of test examples of {row['dataset']} is known from no table")
         printed = {key: text for key, text in row.items() if text and key not in _IDENTITY}
@@ -191,16 +191,21 @@ def _read_scores(
     return rows
 
 
-def _read_rows(path: Path, needed: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
+def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> list[tuple[str, dict[str, str]]]:
+    """Return the rows of a table of resources, each with its place for messages.
+
+    Raises:
+        DataError: The file is missing, lacks a column, or has a row of another length.
+    """
     with require_file(path, "restore it from the repository").open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
+        reader = csv.DictReader(stream, delimiter=delimiter)
         for name in needed:
             if name not in (reader.fieldnames or []):
                 raise DataError(f"{path}: column {name!r} is missing; restore it from the repository")
         rows = [(f"{path}: line {reader.line_num}", row) for row in reader]
     for place, row in rows:
         if None in row or None in row.values():
-            raise DataError(f"{place}: not as many cells as the header has columns; add or remove commas")
+            raise DataError(f"{place}: not as many cells as the header has columns; add or remove some")
     return rows
 
 

@@ -3,17 +3,20 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from xrec_repro.errors import DataError
+from xrec_repro.paper.comparable import Comparable, apart
+from xrec_repro.paper.kinds import LABELS, run_source
 from xrec_repro.paper.published import PublishedScores, study_name
 
 FEW_NOTE = "† In this run, only a part of the test set was explained."
 STD = "_std"  # ends the column of a metric's standard deviation
+APART = " (this run)"  # ends the name of a metric whose scores may stand beside no published ones
 Entry = Mapping[str, Any]
-_SOURCES = {"xrec": "XRec paper", "study": "study"}
+SOURCES = {"xrec": "XRec paper", "study": "study"}
 TENTH = 300  # test examples of the study's rows marked †: a tenth of the test set
 
 
@@ -31,9 +34,11 @@ class Row:
         seeds: How many runs the numbers are the mean of; 0 for published rows, which do not say.
         seed_sd: Metric -> sample standard deviation of its mean over the seeds.
         missing: Metric -> examples that could not be scored, and all examples, both over all seeds; only where any.
-        differences: Column -> measured minus published by the study, where that is asked for.
+        beside: Metric -> of each published row that it could stand beside, what keeps it from being compared
+            (`Comparable.differences`); only of measured rows.
+        differences: Column -> measured minus published by the study, where that is asked for and the two compare.
         printed: Column -> the number as published.
-        kind: ``published``, ``measured`` or ``demo``.
+        kind: ``published``, or one of `kinds.LABELS`.
         few: Whether only a part of the test set was explained.
         test_examples: How many the whole test set has, where that is known.
     """
@@ -47,6 +52,7 @@ class Row:
     seeds: int = 0
     seed_sd: dict[str, float] = field(default_factory=dict)
     missing: dict[str, tuple[int, int]] = field(default_factory=dict)
+    beside: dict[str, dict[tuple[str, int], str | None]] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     kind: str = "published"
@@ -57,11 +63,6 @@ class Row:
 def metric_of(column: str) -> str:
     """Return the metric that a column holds the mean or the standard deviation of."""
     return column.removesuffix(STD)
-
-
-def run_source(kind: str) -> str:
-    """Return how the tables call the source of this run's rows."""
-    return "this run (demo)" if kind == "demo" else "this run"
 
 
 def dataset_blocks(entries: Sequence[Entry]) -> Iterator[tuple[str, str, list[Entry]]]:
@@ -87,6 +88,7 @@ def score_rows(
     entries: Sequence[Entry],
     published: Sequence[PublishedScores],
     published_as: Mapping[str, str | None],
+    comparable: Comparable,
     show_difference: bool,
     all_published: bool = False,
 ) -> Iterator[Row]:
@@ -97,6 +99,7 @@ def score_rows(
         entries: As `make_score_table` takes them.
         published: The table's published rows, of all data sets.
         published_as: Data set -> its published name, or None.
+        comparable: Whether measured scores may stand beside published ones.
         show_difference: Whether to compare measured rows with those of the study.
         all_published: Whether published data sets that this run does not have come first.
 
@@ -104,8 +107,9 @@ def score_rows(
         DataError: An entry is given twice or malformed, a name is unknown, or a column would mix signatures.
     """
     _refuse_mixed(place, entries)
-    if all_published:
-        yield from (_published_row(row.dataset, row) for row in elsewhere(published, published_as))
+    others = elsewhere(published, published_as) if all_published else []
+    yield from (_published_row(row.dataset, row) for row in others)
+    printed = [*others, *(row for row in published if row.dataset in published_as.values())]
     for dataset, label, members in dataset_blocks(entries):
         beside = [row for row in published if row.dataset == published_as.get(dataset)]
         yield from (_published_row(label, row) for row in beside)
@@ -116,7 +120,9 @@ def score_rows(
         for group in groups.values():
             for entry in group:
                 _check_entry(place, entry, group)
-            yield _measured_row(label, group, study.get(study_name(group[0].get("published_model") or "")))
+            row = _measured_row(label, group)
+            row = replace(row, beside=_beside(group, beside or printed, comparable))
+            yield _with_differences(row, study.get(study_name(group[0].get("published_model") or "")))
 
 
 def elsewhere(published: Sequence[Any], published_as: Mapping[str, str | None]) -> list[Any]:
@@ -131,7 +137,7 @@ def _published_row(label: str, scores: PublishedScores) -> Row:
     return Row(
         block=label,
         model=scores.model,
-        source=_SOURCES.get(scores.reported_by, scores.reported_by),
+        source=SOURCES.get(scores.reported_by, scores.reported_by),
         n=str(scores.n_test),
         values=scores.values,
         signatures=dict.fromkeys(map(metric_of, scores.values), signature),
@@ -140,7 +146,7 @@ def _published_row(label: str, scores: PublishedScores) -> Row:
     )
 
 
-def _measured_row(label: str, group: Sequence[Entry], study: PublishedScores | None) -> Row:
+def _measured_row(label: str, group: Sequence[Entry]) -> Row:
     """Return the mean over the seeds of one experiment."""
     first = group[0]
     values, spread, missing, counts = {}, {}, {}, set()
@@ -155,8 +161,6 @@ def _measured_row(label: str, group: Sequence[Entry], study: PublishedScores | N
         counts |= set(totals)
         if unscored := sum(totals) - sum(cell["n"] for cell in cells):
             missing[metric] = (unscored, sum(totals))
-    # The demo's models are no attempt at the published ones, so a difference would say nothing.
-    compared = study.values if study and first["kind"] == "measured" else {}
     source = run_source(first["kind"])
     return Row(
         block=label,
@@ -168,19 +172,50 @@ def _measured_row(label: str, group: Sequence[Entry], study: PublishedScores | N
         seeds=len(group),
         seed_sd=spread,
         missing=missing,
-        differences={column: values[column] - compared[column] for column in values if column in compared},
         kind=first["kind"],
         few=any(entry.get("few", False) for entry in group),
         test_examples=max((entry["test_examples"] for entry in group if entry.get("test_examples")), default=None),
     )
 
 
+def _beside(
+    group: Sequence[Entry], published: Sequence[PublishedScores], comparable: Comparable
+) -> dict[str, dict[tuple[str, int], str | None]]:
+    found = {}
+    for metric, cell in group[0]["summary"].items():
+        n = min(entry["summary"][metric]["n"] for entry in group)
+        found[metric] = comparable.differences(metric, cell["signature"], n, published)
+    return {metric: differences for metric, differences in found.items() if differences}
+
+
+def _with_differences(row: Row, study: PublishedScores | None) -> Row:
+    """Return a measured row with its differences from the study's row of the same system."""
+    # Other kinds are no attempt at the published models, so a difference would say nothing.
+    if study is None or row.kind != "measured":
+        return row
+    place = (study.reported_by, study.n_test)
+    columns = [c for c in row.values if c in study.values and row.beside[metric_of(c)][place] is None]
+    return replace(row, differences={column: row.values[column] - study.values[column] for column in columns})
+
+
+def set_apart(row: Row) -> Row:
+    """Return a row in which what compares with no published row has a name of its own, which ends with `APART`."""
+    own = {metric for metric, differences in row.beside.items() if apart(differences)}
+
+    def named(column: str) -> str:
+        metric = metric_of(column)
+        return metric + APART + column.removeprefix(metric) if metric in own else column
+
+    parts = ("values", "signatures", "seed_sd", "missing")
+    return replace(row, **{part: {named(key): value for key, value in getattr(row, part).items()} for part in parts})
+
+
 def _check_entry(table: str, entry: Entry, group: Sequence[Entry]) -> None:
     place = f"{table}: {entry['dataset']}/{entry['experiment']}/seed{entry['seed']}"
     if sum(other["seed"] == entry["seed"] for other in group) > 1:
         raise DataError(f"{place} is given twice; name it once")
-    if entry["kind"] not in ("demo", "measured") or entry["kind"] != group[0]["kind"]:
-        raise DataError(f"{place}: kind {entry['kind']!r}; say demo or measured, for all seeds alike")
+    if entry["kind"] not in LABELS or entry["kind"] != group[0]["kind"]:
+        raise DataError(f"{place}: kind {entry['kind']!r}; say one of {', '.join(LABELS)}, for all seeds alike")
     summary, expected = entry["summary"], group[0]["summary"]
     if not summary or set(summary) != set(expected):
         raise DataError(f"{place}: no metric, or not those of the other seeds; score it again")

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.statistics import Settings, bootstrap_interval
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, save, series_legend
@@ -339,8 +340,7 @@ def _caption(groups: Sequence[Mapping[str, Any]], confidence: float) -> str:
     few = dict.fromkeys(f"{row['dataset_label']}: {row['experiment_label']}" for row in groups if row.get("few"))
     if few:
         parts.append(f"† a part of the test set only ({'; '.join(few)}).")
-    if any(row.get("kind") == "demo" for row in groups):
-        parts.append("Warning: the demo's models are trained on the spot and not to be compared with published ones.")
+    parts += warnings(row.get("kind") for row in groups)
     return " ".join(parts)
 
 

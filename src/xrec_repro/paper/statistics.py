@@ -290,7 +290,9 @@ def compare_files(
             found[metrics[chosen[i]], aspect] = Comparison(metrics[chosen[i]], aspect, *names, **common, **facts)
     for metric in (name for name in metrics if name in corpus):
         found.pop((metric, "std"))
-        found[metric, "mean"] = _corpus_comparison(metric, names, system, other)
+        del found[metric, "mean"]
+        if one := _corpus_comparison(metric, names, system, other):
+            found[metric, "mean"] = one
     return [found[metric, aspect] for metric in metrics for aspect in ASPECTS if (metric, aspect) in found]
 
 
@@ -365,14 +367,20 @@ def _bootstrap(values: np.ndarray, settings: Settings) -> np.ndarray:
 
 def _corpus_comparison(
     metric: str, names: tuple[str, str], system: Sequence[str | Path], other: Sequence[str | Path]
-) -> Comparison:
-    """Compare a score of a whole set of texts: each system's own set, all of it, and no test."""
+) -> Comparison | None:
+    """Compare a score of a whole set of texts: each system's own set, all of it, and no test.
+
+    Such scores fall with the size of the set: those of sets of two sizes do not compare, and None is returned.
+    """
     found = [[describe(read_scores(path, [metric])[metric].to_numpy()) for path in files] for files in (system, other)]
     means = np.array([[one.mean for one in seeds] for seeds in found])
     value, other_value = map(float, means.mean(axis=1))
-    n = min(one.n for seeds in found for one in seeds)
+    if len(sizes := {one.n for seeds in found for one in seeds}) > 1:
+        return None
     spread = _seed_sd(means[0] - means[1])
-    return Comparison(metric, "mean", *names, value, other_value, value - other_value, n, len(system), seed_sd=spread)
+    return Comparison(
+        metric, "mean", *names, value, other_value, value - other_value, sizes.pop(), len(system), seed_sd=spread
+    )
 
 
 def _as_list(files: Files) -> list[str | Path]:

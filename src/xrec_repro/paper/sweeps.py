@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_text
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.runs import Run, load_runs
 from xrec_repro.paper.statistics import Settings, estimates
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, save, series_legend
@@ -206,6 +207,5 @@ def _caption(rows: Sequence[Mapping[str, Any]], lines: Sequence[Line], statistic
         parts.append(f"Small grey dots: single seeds ({seeds}).")
     if any(row.get("few") for row in rows):
         parts.append("† A part of the test set only.")
-    if any(row["kind"] == "demo" for row in rows):
-        parts.append("Warning: the demo's models are trained on the spot and not to be compared with published ones.")
+    parts += warnings(row["kind"] for row in rows)
     return " ".join(parts)

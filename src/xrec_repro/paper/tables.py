@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from xrec_repro.errors import DataError
+from xrec_repro.paper.comparable import WHOLE_SET, Comparable, apart
+from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.published import (
     check_published_names,
     load_published_table1,
@@ -15,7 +17,7 @@ from xrec_repro.paper.published import (
     study_name,
 )
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
-from xrec_repro.paper.rows import FEW_NOTE, STD, TENTH, Row, metric_of, score_rows
+from xrec_repro.paper.rows import APART, FEW_NOTE, SOURCES, STD, TENTH, Row, metric_of, score_rows, set_apart
 
 # Metric -> heading and decimals, the study's first and in its order. Of all of them, higher is better.
 METRICS = {
@@ -66,9 +68,9 @@ def make_score_table(
     Args:
         number: 1 (XRec with and without profiles) or 2 (ablations): which published rows stand beside.
         entries: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed,
-            summary (column -> mean, std, n, signature, and maybe missing), kind (``measured``, or ``demo``: trained
-            on the spot), and maybe few (only a part of the test set was explained), test_examples (of the whole test
-            set) and published_model (the study's name of the experiment, or None).
+            summary (column -> mean, std, n, signature, and maybe missing), kind (one of `kinds.LABELS`), and maybe few
+            (only a part of the test set was explained), test_examples (of the whole test set) and published_model (the
+            study's name of the experiment, or None).
         published_as_by_dataset: Data set -> its name in the published tables, or None.
         resources_folder: The folder ``resources``.
         out_csv: Where the CSV file goes.
@@ -78,7 +80,7 @@ def make_score_table(
         columns: Metrics to print in Markdown and LaTeX, in this order, or None for all. Where the table has none of
             them, all are printed.
         show_difference: Whether to print, under measured rows with a `published_model`, measured minus published by
-            the study. Rows of the demo are not to be compared with published ones and get none.
+            the study. Rows of other kinds than ``measured`` get none.
         all_published: Whether to print the published rows of data sets that this run does not have, too.
 
     Raises:
@@ -91,13 +93,20 @@ def make_score_table(
     _check_models(entries, {row.model for row in published[2]})
     rows = list(
         score_rows(
-            f"table {number}", entries, published[number], published_as_by_dataset, show_difference, all_published
+            f"table {number}",
+            entries,
+            published[number],
+            published_as_by_dataset,
+            Comparable(resources_folder),
+            show_difference,
+            all_published,
         )
     )
     everything = _columns(rows, None)
-    ranks = _ranks(rows, everything)
-    table = _Table(rows, _columns(rows, columns) or everything, ranks)
-    records = _records(_Table(rows, everything, ranks), show_difference)
+    records = _records(_Table(rows, everything, _ranks(rows, everything)), show_difference)
+    rows = [set_apart(row) for row in rows]
+    shown = _columns(rows, columns) or _columns(rows, None)
+    table = _Table(rows, shown, _ranks(rows, shown))
     write_sheet(_sheet(number, table, caption_notes), records, out_csv, out_md, out_tex)
 
 
@@ -120,27 +129,37 @@ def _columns(rows: Sequence[Row], metrics: Sequence[str] | None) -> list[str]:
     """Return the columns of these metrics (None: all) with a value in any row: means, then standard deviations."""
     present = dict.fromkeys(column for row in rows for column in row.values)
     if metrics is None:
-        metrics = [*METRICS, *(c for c in present if metric_of(c) == c and c not in METRICS)]
+        metrics = [*METRICS, *dict.fromkeys(_base(c) for c in present if _base(c) not in METRICS)]
+    metrics = [name for metric in metrics for name in (metric, metric + APART)]
     return [c for c in (*metrics, *(metric + STD for metric in metrics)) if c in present]
 
 
+def _base(column: str) -> str:
+    """Return the metric of a column, also of one whose scores stand apart."""
+    return metric_of(column).removesuffix(APART)
+
+
 def _decimals(column: str) -> int:
-    return METRICS.get(metric_of(column), ("", 4))[1]
+    return METRICS.get(_base(column), ("", 4))[1]
 
 
 def _ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[int, str], int]:
-    """Rank the printed values within a data set, kind and signature: 1 is best, equal values share a rank."""
+    """Rank the printed values within a data set, kind and signature: 1 is best, equal values share a rank.
+
+    Scores of a whole set of texts are ranked among sets of one size.
+    """
     ranks = {}
     for column in columns:
         metric = metric_of(column)
-        if metric not in METRICS:
+        if _base(metric) not in METRICS:
             continue  # which direction is better is not known
         sign = 1 if column == metric else -1
-        groups: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
+        groups: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
         for number, row in enumerate(rows):
             if column in row.values:
                 value = sign * round(row.values[column], _decimals(column))
-                groups[row.block, row.kind, row.signatures[metric]][number] = value
+                size = row.n if _base(metric) in WHOLE_SET else ""
+                groups[row.block, row.kind, row.signatures[metric], size][number] = value
         for group in groups.values():
             if len(group) > 1:
                 for number, value in group.items():
@@ -181,14 +200,15 @@ def _parts(columns: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _head(column: str, part: int) -> Head:
-    name, known = _heading(column), metric_of(column) in METRICS
+    name, known = _heading(column), _base(column) in METRICS
     if column.endswith(STD):
         return Head(f"{name} std{' ↓' * known}", "Stability ↓", name, part)
     return Head(f"{name}{' ↑' * known}", "Explainability ↑", name, part)
 
 
 def _heading(column: str) -> str:
-    return METRICS.get(metric_of(column), (metric_of(column), 4))[0]
+    name = METRICS.get(_base(column), (_base(column), 4))[0]
+    return name + APART * metric_of(column).endswith(APART)
 
 
 def _lines(table: _Table) -> Iterator[Line]:
@@ -220,7 +240,8 @@ def _notes(table: _Table) -> list[str]:
     kinds = {row.kind for row in rows}
     notes = [
         "Bold is best and underlined second best of a data set, as printed, among rows of the same source or "
-        "signature only; equal values share a mark. N: examples. std: over examples (population)."
+        "signature only, of USR and Distinct, which fall with N, also of the same N; equal values share a mark. "
+        "N: examples. std: over examples (population)."
     ]
     if "published" in kinds:
         notes.append(
@@ -234,16 +255,32 @@ def _notes(table: _Table) -> list[str]:
     unscored = [_unscored(row, shown) for row in rows if shown & row.missing.keys()]
     if unscored:
         notes.append(f"‡ Less the examples that could not be scored: {'; '.join(unscored)}.")
+    notes += _comparisons(table)
     if any(row.differences for row in rows):
-        notes.append("measured − study: the row above less the study's row of the same data set and model.")
-    if "demo" in kinds:
         notes.append(
-            "Warning: rows of the demo come from models trained on the spot. They show that the workflow works, "
-            "say nothing about the published models, and are not to be compared with published rows."
+            "measured − study: the row above less the study's row of the same data set and model, where they compare."
         )
+    notes += warnings(kinds)
     if any(row.seeds > 1 for row in rows):
         notes.append("Rows with several seeds are means over the seeds; the CSV file gives their spread.")
     return notes
+
+
+def _comparisons(table: _Table) -> Iterator[str]:
+    """Say which columns hold scores that compare with no published ones, or with those of one paper only, and why."""
+    shown = {_base(column): _heading(_base(column)) for column in table.columns}
+    alone: dict[str, str] = {}
+    partly: dict[str, str] = {}
+    for row in table.rows:
+        for metric, differences in row.beside.items():
+            if metric in shown and (why := apart(differences)):
+                alone[shown[metric]] = why
+            elif metric in shown:
+                others = {SOURCES[paper]: why for (paper, _), why in differences.items() if why}
+                partly |= {f"{shown[metric]} and the {source}": why for source, why in others.items()}
+    for about, names in ((f"Columns{APART} do not", alone), ("In columns of both, these do not", partly)):
+        if names:
+            yield f"{about} compare with published ones: {'; '.join(': '.join(pair) for pair in names.items())}."
 
 
 def _unscored(row: Row, shown: set[str]) -> str:
@@ -273,5 +310,6 @@ def _records(table: _Table, show_difference: bool) -> list[dict[str, Any]]:
         if show_difference:
             record |= {f"{column}_difference": row.differences.get(column) for column in table.columns}
         record |= {f"{m}_missing": row.missing.get(m, (0,))[0] if row.seeds else None for m in metrics}
+        record |= {f"{metric}_apart": apart(row.beside.get(metric, {})) for metric in metrics}
         records.append(record | {f"{metric}_signature": row.signatures.get(metric) for metric in metrics})
     return records
