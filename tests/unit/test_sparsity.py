@@ -27,6 +27,7 @@ STATISTICS = {
     "correction": "holm",
     "alpha": 0.05,
     "reference": "xrec",
+    "primary": None,
 }
 SETTINGS = {"groups": 5, "metrics": ["bleurt", "bertscore_f1"], "statistics": STATISTICS}
 FIGURE = {"metrics": ["bleurt"], "confidence": 0.9}

@@ -32,6 +32,7 @@ STATISTICS = {
     "correction": "holm",
     "alpha": 0.05,
     "reference": "xrec",
+    "primary": None,
 }
 METRICS = ["faithfulness_f1", "bertscore_f1", "validation_loss"]
 

@@ -65,6 +65,14 @@ def test_published_rows_stand_in_the_block_of_their_data_set(tmp_path, root):
     assert table[3][3:5] == ["76.08", "–"]
 
 
+def test_what_is_exploratory_is_said(tmp_path, root):
+    for primary, named in ((["bertscore_f1"], "BERT F1"), (["llamascore"], "none of those shown"), ([], "none of")):
+        _, markdown, tex = make(tmp_path, root, [entry(0.5)], primary=primary)
+        assert f"Primary metrics of this run: {named}" in markdown and "exploratory" in tex
+    for primary in (None, ["usr", "bertscore_f1"]):
+        assert "exploratory" not in make(tmp_path, root, [entry(0.5)], primary=primary)[1]
+
+
 def test_rows_of_300_examples_carry_a_dagger(tmp_path, root):
     yelp = entry(0.5, dataset="yelp", dataset_label="Yelp")
     _, markdown, tex = make(tmp_path, root, [yelp], {"yelp": "Yelp"})

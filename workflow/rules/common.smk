@@ -58,6 +58,7 @@ SEEDS = config["run"]["seeds"]
 RESOURCES = os.path.relpath(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
+TABLE_OPTIONS |= {"primary": config["statistics"]["primary"]}
 NEEDS_TRUTH = ("faithfulness",)
 # GPUs of a job that runs a model on one: with --resources gpu=1 such jobs take turns, with gpu=2 two run at a time, each
 # on a GPU that it reserves (`xrec_repro.device`). A cluster's profile says its own.

@@ -60,6 +60,7 @@ def make_score_table(
     columns: Sequence[str] | None = DEFAULT_COLUMNS,
     show_difference: bool = False,
     all_published: bool = False,
+    primary: Sequence[str] | None = None,
 ) -> None:
     """Write table 1 or 2 as CSV (every metric, full precision), Markdown and LaTeX (needs booktabs and graphicx).
 
@@ -80,6 +81,7 @@ def make_score_table(
         show_difference: Whether to print, under measured rows with a `published_model`, measured minus published by
             the study. Rows of the demo are not to be compared with published ones and get none.
         all_published: Whether to print the published rows of data sets that this run does not have, too.
+        primary: ``statistics.primary``: the metrics that decide, for a note, or None for all.
 
     Raises:
         DataError: No entry, one given twice, a malformed summary, mixed signatures, or an unknown name.
@@ -98,7 +100,8 @@ def make_score_table(
     ranks = _ranks(rows, everything)
     table = _Table(rows, _columns(rows, columns) or everything, ranks)
     records = _records(_Table(rows, everything, ranks), show_difference)
-    write_sheet(_sheet(number, table, caption_notes), records, out_csv, out_md, out_tex)
+    notes = [*_primary_note(table, primary), *caption_notes]
+    write_sheet(_sheet(number, table, notes), records, out_csv, out_md, out_tex)
 
 
 # The arguments of `make_score_table` after its number.
@@ -244,6 +247,15 @@ def _notes(table: _Table) -> list[str]:
     if any(row.seeds > 1 for row in rows):
         notes.append("Rows with several seeds are means over the seeds; the CSV file gives their spread.")
     return notes
+
+
+def _primary_note(table: _Table, primary: Sequence[str] | None) -> list[str]:
+    measured = {metric for row in table.rows if row.kind != "published" for metric in row.signatures}
+    shown = [metric for metric in dict.fromkeys(map(metric_of, table.columns)) if metric in measured]
+    if primary is None or all(metric in primary for metric in shown):
+        return []
+    named = ", ".join(_heading(metric) for metric in shown if metric in primary) or "none of those shown"
+    return [f"Primary metrics of this run: {named}. What its other columns show is exploratory."]
 
 
 def _unscored(row: Row, shown: set[str]) -> str:
