@@ -12,6 +12,8 @@ from xrec_repro.paper.published import PublishedScores, study_name
 
 FEW_NOTE = "† In this run, only a part of the test set was explained."
 STD = "_std"  # ends the column of a metric's standard deviation
+# What a metric may know about its own range: the suffix of its counts -> how the tables and figures call it.
+BOUNDS = {"chance": "Chance", "reference": "Reference explanations"}
 Entry = Mapping[str, Any]
 _SOURCES = {"xrec": "XRec paper", "study": "study"}
 TENTH = 300  # test examples of the study's rows marked †: a tenth of the test set
@@ -33,7 +35,7 @@ class Row:
         missing: Metric -> examples that could not be scored, and all examples, both over all seeds; only where any.
         differences: Column -> measured minus published by the study, where that is asked for.
         printed: Column -> the number as published.
-        kind: ``published``, ``measured`` or ``demo``.
+        kind: ``published``, ``measured``, ``demo``, or ``bound``: the range of a metric, no model's score.
         few: Whether only a part of the test set was explained.
         test_examples: How many the whole test set has, where that is known.
     """
@@ -57,6 +59,12 @@ class Row:
 def metric_of(column: str) -> str:
     """Return the metric that a column holds the mean or the standard deviation of."""
     return column.removesuffix(STD)
+
+
+def bounds(summary: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """Return metric -> its score by chance, or that of the references (`BOUNDS`), where summary.json knows it."""
+    known = {metric: cell.get("counts", {}) for metric, cell in summary.items()}
+    return {metric: counts[f"{metric}_{kind}"] for metric, counts in known.items() if f"{metric}_{kind}" in counts}
 
 
 def run_source(kind: str) -> str:
@@ -117,6 +125,7 @@ def score_rows(
             for entry in group:
                 _check_entry(place, entry, group)
             yield _measured_row(label, group, study.get(study_name(group[0].get("published_model") or "")))
+        yield from _bound_rows(label, members)
 
 
 def elsewhere(published: Sequence[Any], published_as: Mapping[str, str | None]) -> list[Any]:
@@ -140,6 +149,22 @@ def _published_row(label: str, scores: PublishedScores) -> Row:
     )
 
 
+def _bound_rows(label: str, entries: Sequence[Entry]) -> Iterator[Row]:
+    """Yield the range of the metrics that know theirs, by the entry with most examples."""
+    for kind, name in BOUNDS.items():
+        known = [(entry["summary"], values) for entry in entries if (values := bounds(entry["summary"], kind))]
+        if known:
+            sizes = [max(_total(summary[metric]) for metric in values) for summary, values in known]
+            summary, values = known[sizes.index(max(sizes))]
+            signatures = {metric: summary[metric]["signature"] for metric in values}
+            yield Row(label, name, "true reasons", str(max(sizes)), values, signatures, kind="bound")
+
+
+def _total(cell: Mapping[str, Any]) -> int:
+    """Return how many examples there were, scored or not."""
+    return cell["n"] + cell.get("missing", 0)
+
+
 def _measured_row(label: str, group: Sequence[Entry], study: PublishedScores | None) -> Row:
     """Return the mean over the seeds of one experiment."""
     first = group[0]
@@ -151,7 +176,7 @@ def _measured_row(label: str, group: Sequence[Entry], study: PublishedScores | N
             spread[metric] = stdev(cell["mean"] for cell in cells)
         if all(cell["std"] is not None for cell in cells):
             values[metric + STD] = fmean(cell["std"] for cell in cells)
-        totals = [cell["n"] + cell.get("missing", 0) for cell in cells]
+        totals = [_total(cell) for cell in cells]
         counts |= set(totals)
         if unscored := sum(totals) - sum(cell["n"] for cell in cells):
             missing[metric] = (unscored, sum(totals))

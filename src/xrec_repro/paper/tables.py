@@ -141,7 +141,7 @@ def _ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[int, str],
         sign = 1 if column == metric else -1
         groups: dict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
         for number, row in enumerate(rows):
-            if column in row.values:
+            if column in row.values and row.kind != "bound":
                 value = sign * round(row.values[column], _decimals(column))
                 groups[row.block, row.kind, row.signatures[metric]][number] = value
         for group in groups.values():
@@ -234,6 +234,11 @@ def _notes(table: _Table) -> list[str]:
         notes.append(f"† Published for {TENTH} test examples, a tenth of the test set.")
     if any(row.few and row.kind != "published" for row in rows):
         notes.append(FEW_NOTE)
+    if "bound" in kinds:
+        notes.append(
+            "Chance: the expected score of the reference explanations if they were dealt to the examples at random. "
+            "Reference explanations: their own score, below 1 where they name the strongest reasons only."
+        )
     unscored = [_unscored(row, shown) for row in rows if shown & row.missing.keys()]
     if unscored:
         notes.append(f"‡ Less the examples that could not be scored: {'; '.join(unscored)}.")
