@@ -1,6 +1,7 @@
 """Figures: what is drawn is what was given, nothing is cut off, and the same input gives the same bytes."""
 
 import csv
+import math
 import re
 import statistics
 import subprocess
@@ -80,6 +81,11 @@ def heights(axes) -> list[float]:
     return [bar.get_height() for bar in axes.patches]
 
 
+def points(axes) -> list[float]:
+    """Return the height of each lone point, from the left."""
+    return [one.get_ydata()[0] for one in axes.lines if one.get_marker() in style.MARKERS]
+
+
 def whiskers(axes) -> list[tuple[float, float]]:
     bars = [container for container in axes.containers if isinstance(container, ErrorbarContainer)]
     return [tuple(y for _, y in bar.lines[2][0].get_segments()[0]) for bar in bars]
@@ -131,7 +137,7 @@ def test_files_have_the_same_bytes_whatever_the_machine_s_settings(tmp_path, pub
         assert (one / name).read_bytes() == (other / name).read_bytes()
     assert b"CreationDate" not in (one / "f.pdf").read_bytes()
     with Image.open(one / "f.png") as image:
-        assert image.width == 9 * 200
+        assert image.width == 1440  # 7.2 inches
         pixels = np.asarray(image.convert("L"))
     assert pixels[0].min() == pixels[-1].min() == pixels[:, 0].min() == 255  # nothing runs over the edge
 
@@ -164,7 +170,37 @@ def test_published_panels_show_the_printed_numbers(root, published, drawn):
     assert_readable(drawn[0])
 
 
-def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_do_not(published, drawn):
+def test_published_means_have_the_interval_of_their_printed_deviation(published, drawn):
+    figure2(results("amazon"), published, "f.pdf", "f.png", FULL | {"metrics": [["bertscore_f1"], ["usr"]]})
+    reach = [1.959964 * std / math.sqrt(n) for std, n in ((0.0790, 3000), (0.0837, 3000), (0.3357, 3000))]
+    found = whiskers(panel(drawn[0], "(b)", "BERTScore F1"))
+    assert len(found) == 6
+    for ends, mean, half in zip(found, (0.3982, 0.3913, 0.2684), reach, strict=False):
+        assert ends == pytest.approx((mean - half, mean + half), abs=1e-6)
+    fixed = 1.959964 * 0.3081 / math.sqrt(300)
+    assert found[-1] == pytest.approx((0.2422 - fixed, 0.2422 + fixed), abs=1e-6)
+    assert not whiskers(panel(drawn[0], "(b)", "BERTScore F1 std")) and not whiskers(panel(drawn[0], "(b)", "USR"))
+
+
+def test_chance_and_the_references_are_lines_where_they_are_known(published, drawn):
+    counts = {"faithfulness_f1_chance": 0.09, "faithfulness_f1_reference": 0.9}
+    rows = results("glassbox", "amazon", kind="demo")
+    for place, row in enumerate(rows[:6]):
+        row["summary"] |= {"faithfulness_f1": {"mean": 0.1 + place / 100, "std": 0.2, "counts": counts}}
+    for settings in (FULL, ZOOMED):
+        caption = figure2(rows, published, "f.pdf", "f.png", settings | {"metrics": [*METRICS, ["faithfulness_f1"]]})
+        assert "Dashed: chance" in caption
+        assert_readable(drawn[-1])
+    full, zoomed = (panel(figure, "(c)", "Faithfulness F1") for figure in drawn)
+    assert [one.get_segments()[0].tolist() for one in full.collections] == [
+        [[-0.5, 0.09], [5.5, 0.09]], [[-0.5, 0.9], [5.5, 0.9]],
+    ]  # fmt: skip
+    assert full.get_ylim()[1] > 0.9
+    assert [one.get_segments()[0][0][1] for one in zoomed.collections] == [0.09]  # the other would flatten the points
+    assert not panel(drawn[0], "(c)", "Faithfulness F1 std").collections
+
+
+def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_have_points(published, drawn):
     rows = results(*PUBLISHED)
     for settings in (FULL, ZOOMED):
         figure2(rows, published, "f.pdf", "f.png", settings | {"metrics": [*METRICS, ["bartscore"]]})
@@ -175,19 +211,21 @@ def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_do_not(published, dra
         assert (low < -4 and high == 0) if axes.get_ylabel() == "BARTScore" else (low == 0 and high > 0)
         assert min(heights(axes)) > low and max(heights(axes)) <= high
     assert panel(full, "(a)", "GPTScore").get_ylim() == panel(full, "(c)", "LlamaScore").get_ylim()
-    for axes in zoomed.axes:
+    for axes, beside in zip(zoomed.axes, full.axes, strict=True):
         low, high = axes.get_ylim()
-        assert 0 < low < min(heights(axes)) or max(heights(axes)) < high < 0
+        assert not axes.patches and points(axes) == heights(beside)
+        assert 0 < low < min(points(axes)) or max(points(axes)) < high < 0
     assert [t.get_text() for t in full.axes[-1].get_xticklabels()] == list(PUBLISHED.values())
 
 
 def test_subsets_are_marked_and_intervals_drawn(published, drawn):
     rows = results("amazon")
-    rows[2] |= {"few": True, "intervals": {"llamascore": (58.0, 61.5)}}
+    rows[2] |= {"few": True, "intervals": {"llamascore": (58.0, 61.5), "llamascore_std": (21.0, 23.0)}}
     caption = figure2(rows, published, "f.pdf", "f.png", FULL)
     measured = panel(drawn[0], "(c)", "LlamaScore")
     assert [(t.get_text(), round(t.xy[0])) for t in measured.texts] == [("†", 2)]
     assert "† a part of the test set" in caption and "95 % bootstrap" in caption
+    assert whiskers(panel(drawn[0], "(c)", "LlamaScore std")) == [(21.0, 23.0)]
     assert whiskers(measured) == [(58.0, 61.5)]
     # The study's own marks: w/o prof. & inj., and fixed MoE.
     assert [round(t.xy[0]) for t in panel(drawn[0], "(b)", "LlamaScore").texts] == [3, 5]

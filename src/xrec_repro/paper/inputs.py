@@ -15,10 +15,11 @@ def attach(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[str |
 
 
 def with_intervals(rows: Sequence[Mapping[str, Any]], statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give each row ``intervals``, metric -> (low, high) of its mean, from statistics.json."""
+    """Give each row ``intervals``, column -> (low, high), from statistics.json: of means, and of ``<metric>_std``."""
     found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
     for one in statistics["estimates"]:
         if one["mean_low"] is not None:
             place = found.setdefault((one["dataset"], one["experiment"]), {})
             place[one["metric"]] = (one["mean_low"], one["mean_high"])
+            place[f"{one['metric']}_std"] = (one["std_low"], one["std_high"])
     return [{**row, "intervals": found.get((row["dataset"], row["experiment"]), {})} for row in rows]
