@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.paper.published import PublishedScores, study_name
-from xrec_repro.paper.rows import BOUNDS, STD, TENTH, bounds, metric_of
-from xrec_repro.paper.style import RANGE, Look, drawing, footnote, line, look, metric_label, save
+from xrec_repro.paper.rows import STD, TENTH, metric_of, ranges
+from xrec_repro.paper.style import RANGE, Look, drawing, footnote, legend_columns, line, look, metric_label, save
 
 _GAP = 0.8  # between data sets, in widths of a bar
 _MARGIN = 0.18  # above the highest bar: room for †
@@ -37,7 +37,7 @@ class _Bar:
 class _Panel:
     title: str
     bars: list[_Bar]
-    ranges: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # (data set, metric) -> `bounds`
+    ranges: dict[tuple[str, str], dict[str, float]] = field(default_factory=dict)  # (data set, metric) -> `rows.ranges`
 
     def metric(self, choices: Sequence[str]) -> str | None:
         """Return the first of several metrics that any bar has."""
@@ -151,12 +151,8 @@ def _measured_panel(rows: Sequence[Mapping[str, Any]]) -> _Panel:
         group.append(row)
     bars = [_measured_bar(group) for experiments in runs.values() for group in experiments.values()]
     demo = any(row["kind"] == "demo" for row in rows)
-    ranges: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
-    for kind in BOUNDS:
-        for row in rows:
-            for metric, value in bounds(row["summary"], kind).items():
-                ranges[row["dataset_label"], metric].setdefault(kind, value)
-    return _Panel(f"(c) This run\n({'demo' if demo else 'measured'})", bars, ranges)
+    known = {(row["dataset_label"], m): found for row in rows for m, found in ranges(row["summary"]).items()}
+    return _Panel(f"(c) This run\n({'demo' if demo else 'measured'})", bars, known)
 
 
 def _measured_bar(group: Sequence[Mapping[str, Any]]) -> _Bar:
@@ -202,11 +198,10 @@ def _draw(
     grid = figure.subplots(len(lines), 3, squeeze=False, sharex="col", gridspec_kw={"width_ratios": widths})
     for (choices, part), axes_row in zip(lines, grid, strict=True):
         cells = list(zip(axes_row, panels, strict=True))
-        ranges = [_draw_panel(axes, panel, panel.metric(choices), part, looks, full) for axes, panel in cells]
-        known = [ends for ends in ranges if ends]
-        for axes, ends in zip(axes_row, ranges, strict=True):
+        extents = [_draw_panel(axes, panel, panel.metric(choices), part, looks, full) for axes, panel in cells]
+        for axes, ends in zip(axes_row, extents, strict=True):
             if full:
-                axes.set_ylim(*_from_zero(known))
+                axes.set_ylim(*_from_zero([ends for ends in extents if ends]))
             elif ends:
                 axes.set_ylim(*_around(*ends))
     for axes, panel in zip(grid[0], panels, strict=True):
@@ -214,7 +209,8 @@ def _draw(
     draw = _patch if full else _point
     handles = [draw(seen, variant) for variant, seen in looks.items()]
     figure.align_ylabels()
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 3), handleheight=1.2)
+    columns = legend_columns(figure, len(handles))
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns, handleheight=1.2)
 
 
 def _patch(seen: Look, label: str) -> Patch:
@@ -292,9 +288,9 @@ def _places(bars: Sequence[_Bar]) -> list[float]:
     return places
 
 
-def _from_zero(ranges: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def _from_zero(extents: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Return one scale for a row of panels, that begins or ends at 0 where all values have one sign."""
-    low, high = min(0, *(ends[0] for ends in ranges)), max(0, *(ends[1] for ends in ranges))
+    low, high = min(0, *(ends[0] for ends in extents)), max(0, *(ends[1] for ends in extents))
     room = _MARGIN * (high - low) or 1
     return low - room * (low < 0), high + room * (high > 0 or low == high)
 

@@ -67,6 +67,15 @@ def bounds(summary: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, flo
     return {metric: counts[f"{metric}_{kind}"] for metric, counts in known.items() if f"{metric}_{kind}" in counts}
 
 
+def ranges(summary: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return metric -> kind -> score (`bounds`), of the metrics that know any."""
+    found: dict[str, dict[str, float]] = {}
+    for kind in BOUNDS:
+        for metric, value in bounds(summary, kind).items():
+            found.setdefault(metric, {})[kind] = value
+    return found
+
+
 def run_source(kind: str) -> str:
     """Return how the tables call the source of this run's rows."""
     return "this run (demo)" if kind == "demo" else "this run"

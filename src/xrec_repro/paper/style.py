@@ -1,7 +1,7 @@
 """What all figures share: colours that colour-blind people and grey printers tell apart, and reproducible files."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,10 +109,23 @@ def line(seen: Look) -> dict[str, Any]:
     return {"color": seen.colour, "linestyle": seen.line, "marker": seen.marker, "linewidth": 1.6, **edge}
 
 
-def series_legend(figure: Figure, looks: Mapping[str, Look]) -> None:
-    """Write a legend of lines over a figure."""
-    handles = [Line2D([], [], label=label, **line(seen)) for label, seen in looks.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 3), handlelength=3.2)
+def hollow(colour: str, marker: str) -> dict[str, Any]:
+    """Return matplotlib's arguments for empty points without a line."""
+    edge = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.3}
+    return {"linestyle": "none", "marker": marker, "markersize": 5, **edge}
+
+
+def legend_columns(figure: Figure, entries: int, most: int = 3, width: float = 1.85) -> int:
+    """Return in how many columns, each so many inches wide, a legend stands over a figure."""
+    return max(1, min(entries, most, int(figure.get_figwidth() / width)))
+
+
+def series_legend(figure: Figure, looks: Mapping[str, Look], more: Sequence[Line2D] = ()) -> None:
+    """Write a legend of lines, and maybe of more, over a figure."""
+    handles = [*(Line2D([], [], label=label, **line(seen)) for label, seen in looks.items()), *more]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=legend_columns(figure, len(handles)), handlelength=3.2
+    )
 
 
 def metric_label(metric: str) -> str:
