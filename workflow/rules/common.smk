@@ -59,7 +59,9 @@ SEEDS = config["run"]["seeds"]
 RESOURCES = os.path.relpath(WORKFLOW / "resources")
 SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 TABLE_OPTIONS = {name: config["paper"]["tables"][name] for name in ("columns", "published", "show_difference")}
+TABLE_OPTIONS |= {"primary": config["statistics"]["primary"]}
 NEEDS_TRUTH = ("faithfulness",)
+GLASSBOXES = [name for name in DATASETS if config["datasets"][name]["source"] == "glassbox"]
 # GPUs of a job that runs a model on one: with --resources gpu=1 such jobs take turns, with gpu=2 two run at a time, each
 # on a GPU that it reserves (`xrec_repro.device`). A cluster's profile says its own.
 GPUS = gpus_of_a_job(config["compute"])
@@ -475,6 +477,12 @@ def figure_files(stem, prefix=""):
     """Return the outputs of a figure's rule; a second figure of the same rule has a prefix and no provenance."""
     files = paper_files(f"figures/{stem}", "pdf", "png", category="Figures")
     return {prefix + name: path for name, path in files.items() if not prefix or name != "provenance"}
+
+
+def figure_options(*stems):
+    """Return how a rule's figures are set: with a caption or without, and the size of each, or None for its own."""
+    chosen = config["paper"]["figures"]
+    return {"captions": chosen["captions"], "sizes": {stem: chosen["sizes"].get(stem) for stem in stems}}
 
 
 def figures():

@@ -90,7 +90,7 @@ rule plot_costs:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"emissions": config["emissions"]},
+        settings={"emissions": config["emissions"], **figure_options("costs")},
         code=digest("plot_costs"),
     script:
         "../scripts/plot_costs.py"
@@ -223,6 +223,7 @@ rule plot_figure2:
             "rows": paper_rows(None),
             "confidence": config["statistics"]["confidence"],
             **CHOICES["figure2"],
+            **figure_options("figure2", "figure2_zoomed"),
         },
         resources=Told(RESOURCES),
         published=resource_digests(*TABLE1, *TABLE2),
@@ -234,7 +235,7 @@ rule plot_figure2:
 
 rule plot_figure3:
     input:
-        **paper_inputs(CHOICES["figure3"]["experiments"], "training"),
+        **paper_inputs(CHOICES["figure3"]["experiments"], "training", "train"),
     output:
         **figure_files("figure3"),
     log:
@@ -248,8 +249,12 @@ rule plot_figure3:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"rows": paper_rows(CHOICES["figure3"]["experiments"]), **CHOICES["figure3"]},
-        files=paper_paths(CHOICES["figure3"]["experiments"], "training"),
+        settings={
+            "rows": paper_rows(CHOICES["figure3"]["experiments"]),
+            **CHOICES["figure3"],
+            **figure_options("figure3"),
+        },
+        files=paper_paths(CHOICES["figure3"]["experiments"], "training", "train"),
         code=digest("plot_figure3"),
     script:
         "../scripts/plot_figure3.py"
@@ -257,7 +262,7 @@ rule plot_figure3:
 
 rule group_scores:
     input:
-        **paper_inputs(None, "scores", "graph", "texts"),
+        **paper_inputs(None, "scores", "summary", "graph", "texts"),
     output:
         **paper_files("statistics/groups", "json", "csv", category="Numbers"),
     log:
@@ -272,7 +277,7 @@ rule group_scores:
         runtime=scaled(30),
     params:
         settings={"rows": paper_rows(None), "statistics": config["statistics"], **CHOICES["sparsity"]},
-        files=paper_paths(None, "scores", "graph", "texts"),
+        files=paper_paths(None, "scores", "summary", "graph", "texts"),
         code=digest("group_scores"),
     script:
         "../scripts/group_scores.py"
@@ -294,7 +299,11 @@ rule plot_figure4:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"confidence": config["statistics"]["confidence"], **CHOICES["sparsity"]},
+        settings={
+            "confidence": config["statistics"]["confidence"],
+            **CHOICES["sparsity"],
+            **figure_options("figure4"),
+        },
         code=digest("plot_figure4"),
     script:
         "../scripts/plot_figure4.py"
@@ -302,7 +311,7 @@ rule plot_figure4:
 
 rule plot_embeddings:
     input:
-        **paper_inputs(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts"),
+        **paper_inputs(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts", "truth"),
     output:
         **figure_files("embeddings"),
     log:
@@ -316,8 +325,13 @@ rule plot_embeddings:
         mem_mb=scaled(3000),
         runtime=scaled(30),
     params:
-        settings={"rows": paper_rows(CHOICES["embeddings"]["experiments"]), **CHOICES["embeddings"]},
-        files=paper_paths(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts"),
+        settings={
+            "rows": paper_rows(CHOICES["embeddings"]["experiments"]),
+            "glassbox": {name: settings(config, name)["glassbox"] for name in GLASSBOXES},
+            **CHOICES["embeddings"],
+            **figure_options("embeddings"),
+        },
+        files=paper_paths(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts", "truth"),
         code=digest("plot_embeddings"),
     script:
         "../scripts/plot_embeddings.py"
