@@ -6,6 +6,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -34,14 +35,14 @@ def table(config: Mapping[str, Any], folder: Path) -> str:
     Raises:
         DataError: The reference is not in the run, or a file is missing or unusable.
     """
-    settings = Settings.from_settings(config["statistics"])
+    settings = replace(Settings.from_settings(config["statistics"]), primary=[COMPARED])  # one metric, one family
     runs = load_runs(_rows(config, folder))
     bases = {run.dataset: run for run in runs if run.experiment == settings.reference}
     others = [run for run in runs if run.experiment != settings.reference]
     for run in others:
         if run.dataset not in bases:
             raise DataError(f"{folder}: {run.dataset} has no {settings.reference}; name it in run.experiments")
-    tested = corrected([_compare(run, bases[run.dataset], settings) for run in others])
+    tested = corrected([_compare(run, bases[run.dataset], settings) for run in others], settings)
     compared = {(run.dataset, run.experiment): one for run, one in zip(others, tested, strict=True)}
     lines = [_line(config, folder, run, compared.get((run.dataset, run.experiment)), settings) for run in runs]
     seeds = ", ".join(map(str, config["run"]["seeds"]))

@@ -160,7 +160,26 @@ TINY = [
         {"write_statistics", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},
         overlay={"statistics": {"alpha": 0.01}},
     ),
+    Edit(
+        "statistics.primary",
+        {
+            "write_statistics",
+            "judge_claims",
+            "group_scores",
+            "plot_figure2",
+            "plot_figure4",
+            "make_table1",
+            "make_table2",
+        },
+        overlay={"statistics": {"primary": ["usr"]}},
+    ),
     Edit("the window of figure 3", {"plot_figure3"}, overlay={"paper": {"figure3": {"window": 9}}}),
+    Edit("the size of figure 4", {"plot_figure4"}, overlay={"paper": {"figures": {"sizes": {"figure4": [3.4, 5]}}}}),
+    Edit(
+        "figures without captions",
+        {"plot_figure2", "plot_figure3", "plot_figure4", "plot_embeddings", "plot_costs"},
+        overlay={"paper": {"figures": {"captions": False}}},
+    ),
     Edit("emissions.pue", COSTS, overlay={"emissions": {"pue": 1.3}}),
     Edit("the title of the page", {"write_browser"}, overlay={"paper": {"browse": {"title": "Texts"}}}),
     # Libraries that a signature names, and one that none names.

@@ -16,7 +16,7 @@ from xrec_repro.paper.comparable import WHOLE_SET
 
 STATISTICS = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 999, "interval": "bca", "confidence": 0.95,
-    "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "full",
+    "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "full", "primary": None,
 }  # fmt: skip
 BASELINES = ["Att2Seq", "NRT", "PETER", "PEPLER"]
 ALL = ["gptscore", "llamascore", "bertscore_p", "bertscore_r", "bertscore_f1", "bartscore", "bleurt", "usr"]
@@ -233,6 +233,19 @@ def test_holm_is_over_all_tests_of_a_claim(tmp_path, root):
     assert [one["dataset"] for one in tests] == ["Books", "Books", "Films", "Films"]
     smallest = min(tests, key=lambda one: one["p"])
     assert smallest["p_holm"] == pytest.approx(min(1, 4 * smallest["p"]))
+
+
+def test_exploratory_comparisons_are_shown_and_do_not_count(tmp_path, root):
+    rows = system_rows(tmp_path, 0.03, 0.08)
+    found, text = judge(tmp_path, root, rows, {"claim3": RULES["claim3"]}, primary=["llamascore"])
+    run = found["claim3"]["verdicts"]["run"]
+    assert (run["verdict"], run["by_direction"]) == ("not testable", "validated")
+    assert (run["for"], run["tested"], run["exploratory"]) == (0, 0, 2)
+    tests = [one for one in found["claim3"]["comparisons"] if one["source"] == "run"]
+    assert all(one["exploratory"] and one["p"] < 0.05 and one["p_holm"] is None for one in tests)
+    assert text.count("| exploratory: for |") == 2 and "exploratory and not counted 2" in text
+    both = judge(tmp_path, root, rows, {"claim3": RULES["claim3"]}, primary=["bertscore_f1"])[0]["claim3"]
+    assert (both["verdicts"]["run"]["verdict"], both["verdicts"]["run"]["exploratory"]) == ("validated", 0)
 
 
 def test_absent_experiments_are_not_testable(tmp_path, root):

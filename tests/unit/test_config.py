@@ -301,6 +301,28 @@ def test_the_configuration_module_stays_light(root):
 
 
 @pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"statistics": {"primary": "bertscore_f1"}}, r"statistics\.primary"),
+        ({"statistics": {"primary": ["usr", "usr"]}}, r"statistics\.primary"),
+        ({"paper": {"figures": {"sizes": {"figure5": [3, 4]}}}}, r"paper\.figures\.sizes"),
+        ({"paper": {"figures": {"sizes": {"figure4": [3]}}}}, r"paper\.figures\.sizes\.figure4"),
+        ({"paper": {"figures": {"sizes": {"figure4": [3, 0]}}}}, r"paper\.figures\.sizes\.figure4"),
+        ({"paper": {"figures": {"captions": "no"}}}, r"paper\.figures\.captions"),
+    ],
+)
+def test_impossible_figures_and_primary_metrics_are_refused(config, schema, change, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(merge(config, change), schema)
+
+
+def test_figures_may_have_sizes_and_no_metric_need_be_primary(config, schema):
+    change = {"statistics": {"primary": []}, "paper": {"figures": {"captions": False, "sizes": {"sweeps": [7, 4.5]}}}}
+    check_config(merge(config, change), schema)
+    check_config(merge(config, {"statistics": {"primary": None}}), schema)
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"statistics": {"reference": "xrek"}},

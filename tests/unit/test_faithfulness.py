@@ -1,5 +1,8 @@
 """Faithfulness: which of the true reasons a text names."""
 
+from itertools import permutations
+
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -51,11 +54,23 @@ def test_what_was_named_is_counted():
     }
 
 
-def test_the_recall_of_the_references_is_measured_beside_it():
+def test_the_score_of_the_references_is_measured_beside_it():
     truths = [{SUSPENSE, TWISTS, HUMOUR}, {SUSPENSE, TWISTS}]
     scores = score([f"{BOTH} And the deadpan wit."] * 2, truths)
-    assert scores.counts["reference_recall"] == pytest.approx((2 / 3 + 1) / 2)
+    found = [scores.counts[f"faithfulness_{part}_reference"] for part in ("p", "r", "f1")]
+    assert found == pytest.approx([1, (2 / 3 + 1) / 2, (0.8 + 1) / 2])
     assert scores.columns["faithfulness_r"].tolist() == [1.0, 1.0]
+
+
+def test_chance_is_the_mean_over_all_ways_to_deal_the_references():
+    references = [BOTH, "Just the dry humour.", "", f"{BOTH} With wry asides, too."]
+    truths = [{SUSPENSE, TWISTS, HUMOUR}, {HUMOUR}, {TWISTS}, {SUSPENSE, HUMOUR}]
+    counts = score(["a text"] * 4, truths, references).counts
+    dealt = [summary(score(list(order), truths)) for order in permutations(references)]
+    own = summary(score(references, truths))
+    for column in ("faithfulness_p", "faithfulness_r", "faithfulness_f1"):
+        assert counts[f"{column}_chance"] == pytest.approx(np.mean([one[column]["mean"] for one in dealt]))
+        assert counts[f"{column}_reference"] == pytest.approx(own[column]["mean"])
 
 
 def test_references_of_a_world_are_precise_and_reach_the_recall_that_their_length_allows(root, tmp_path):
@@ -71,8 +86,9 @@ def test_references_of_a_world_are_precise_and_reach_the_recall_that_their_lengt
     assert len(references) > 500
     assert scores.columns["faithfulness_p"].min() == 1.0
     assert scores.columns["faithfulness_r"].tolist() == pytest.approx(allowed)
-    assert summary(scores)["faithfulness_r"]["mean"] == pytest.approx(scores.counts["reference_recall"])
-    assert 0.7 < scores.counts["reference_recall"] < 1.0
+    assert summary(scores)["faithfulness_r"]["mean"] == pytest.approx(scores.counts["faithfulness_r_reference"])
+    assert 0.7 < scores.counts["faithfulness_r_reference"] < 1.0
+    assert 0.05 < scores.counts["faithfulness_f1_chance"] < 0.2 < scores.counts["faithfulness_f1_reference"]
 
 
 @pytest.mark.parametrize(

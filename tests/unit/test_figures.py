@@ -1,6 +1,7 @@
 """Figures: what is drawn is what was given, nothing is cut off, and the same input gives the same bytes."""
 
 import csv
+import math
 import re
 import statistics
 import subprocess
@@ -17,14 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from xrec_repro.contracts import TRUTH
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import write_table
-from xrec_repro.paper import ablation, curves, embeddings, sparsity, style
+from xrec_repro.io import write_json, write_table
+from xrec_repro.paper import ablation, curves, embeddings, sparsity_figure, style
 from xrec_repro.paper.comparable import Comparable
 from xrec_repro.paper.curves import figure3, smooth
-from xrec_repro.paper.embeddings import figure_embeddings, project
+from xrec_repro.paper.embeddings import figure_embeddings, known_clusters, project
 from xrec_repro.paper.published import load_published_table1, load_published_table2
-from xrec_repro.paper.sparsity import ZERO_SHOT, figure4, scores_by_group, sparsity_groups
+from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, scores_by_group, sparsity_groups
+from xrec_repro.paper.sparsity_figure import figure4
 
 EXPERIMENTS = {
     "xrec": "XRec",
@@ -54,7 +57,7 @@ COMPARABLE = Comparable(Path(__file__).parents[2] / "resources")
 def drawn(monkeypatch) -> list[Figure]:
     """Collect the figures instead of writing them."""
     figures: list[Figure] = []
-    for module in (ablation, curves, embeddings, sparsity):
+    for module in (ablation, curves, embeddings, sparsity_figure):
         monkeypatch.setattr(module, "save", lambda figure, *paths: figures.append(figure))
     return figures
 
@@ -94,6 +97,11 @@ def panel(figure: Figure, title: str, label: str):
 
 def heights(axes) -> list[float]:
     return [bar.get_height() for bar in axes.patches]
+
+
+def points(axes) -> list[float]:
+    """Return the height of each lone point, from the left."""
+    return [one.get_ydata()[0] for one in axes.lines if one.get_marker() in style.MARKERS]
 
 
 def whiskers(axes) -> list[tuple[float, float]]:
@@ -147,7 +155,7 @@ def test_files_have_the_same_bytes_whatever_the_machine_s_settings(tmp_path, pub
         assert (one / name).read_bytes() == (other / name).read_bytes()
     assert b"CreationDate" not in (one / "f.pdf").read_bytes()
     with Image.open(one / "f.png") as image:
-        assert image.width == 9 * 200
+        assert image.width == 1440  # 7.2 inches
         pixels = np.asarray(image.convert("L"))
     assert pixels[0].min() == pixels[-1].min() == pixels[:, 0].min() == 255  # nothing runs over the edge
 
@@ -162,6 +170,29 @@ def test_files_have_the_same_bytes_in_another_process(tmp_path):
         subprocess.run([sys.executable, "-c", code, f"{name}.pdf", f"{name}.png"], cwd=tmp_path, check=True)
     assert (tmp_path / "one.pdf").read_bytes() == (tmp_path / "two.pdf").read_bytes()
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+def test_captions_can_be_left_out_and_sizes_set(tmp_path, published, drawn):
+    options = {
+        "captions": False,
+        "sizes": {"figure2": [6, 8.5], "figure2_zoomed": None, "figure3": [3.4, 3], "figure4": [3.4, 5]},
+    }
+    rows = [row for place, name in enumerate(EXPERIMENTS) for row in grouped("Yelp", name, place)]
+    points = {"XRec": np.random.default_rng(8).normal(size=(40, 8))}
+    losses = np.random.default_rng(1).gamma(4, 0.1, 300).tolist()
+    captions = [
+        figure2(results("amazon"), published, "f.pdf", "f.png", FULL | options),
+        figure2(results("amazon"), published, "f.pdf", "f.png", ZOOMED | options),
+        figure3([curve(tmp_path, losses)], "f.pdf", "f.png", {"method": "rolling", "window": 5} | options),
+        figure4(rows, "f.pdf", "f.png", {"metrics": ["bleurt"], "confidence": 0.9} | options),
+        figure_embeddings(points, ["user"] * 40, "f.pdf", "f.png", PCA | options),
+    ]
+    assert all(captions) and not any(figure.texts or figure.get_supxlabel() for figure in drawn)
+    sizes = [tuple(figure.get_size_inches()) for figure in drawn]
+    assert sizes[0] == (6, 8.5) and sizes[2:4] == [(3.4, 3), (3.4, 5)]
+    assert sizes[1][0] == 7.2 and sizes[4] == (4.5, 3.8)
+    for figure in (drawn[0], *drawn[2:4]):
+        assert_readable(figure)
 
 
 # --- Figure 2 ---------------------------------------------------------------------------------------------------------
@@ -180,7 +211,38 @@ def test_published_panels_show_the_printed_numbers(root, published, drawn):
     assert_readable(drawn[0])
 
 
-def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_do_not(published, drawn):
+def test_published_means_have_the_interval_of_their_printed_deviation(published, drawn):
+    figure2(results("amazon"), published, "f.pdf", "f.png", FULL | {"metrics": [["bertscore_f1"], ["usr"]]})
+    reach = [1.959964 * std / math.sqrt(n) for std, n in ((0.0790, 3000), (0.0837, 3000), (0.3357, 3000))]
+    found = whiskers(panel(drawn[0], "(b)", "BERTScore F1"))
+    assert len(found) == 6
+    for ends, mean, half in zip(found, (0.3982, 0.3913, 0.2684), reach, strict=False):
+        assert ends == pytest.approx((mean - half, mean + half), abs=1e-6)
+    fixed = 1.959964 * 0.3081 / math.sqrt(300)
+    assert found[-1] == pytest.approx((0.2422 - fixed, 0.2422 + fixed), abs=1e-6)
+    assert not whiskers(panel(drawn[0], "(b)", "BERTScore F1 std")) and not whiskers(panel(drawn[0], "(b)", "USR"))
+
+
+def test_chance_and_the_references_are_lines_where_they_are_known(published, drawn):
+    counts = {"faithfulness_f1_chance": 0.09, "faithfulness_f1_reference": 0.9}
+    rows = results("glassbox", "amazon", kind="demo")
+    for place, row in enumerate(rows[:6]):
+        cell = {"mean": 0.1 + place / 100, "std": 0.2, "n": 9, "signature": "faithfulness|v:1", "counts": counts}
+        row["summary"]["faithfulness_f1"] = cell
+    for settings in (FULL, ZOOMED):
+        caption = figure2(rows, published, "f.pdf", "f.png", settings | {"metrics": [*METRICS, ["faithfulness_f1"]]})
+        assert "Dashed: chance" in caption
+        assert_readable(drawn[-1])
+    full, zoomed = (panel(figure, "(c)", "Faithfulness F1") for figure in drawn)
+    assert [one.get_segments()[0].tolist() for one in full.collections] == [
+        [[-0.5, 0.09], [5.5, 0.09]], [[-0.5, 0.9], [5.5, 0.9]],
+    ]  # fmt: skip
+    assert full.get_ylim()[1] > 0.9
+    assert [one.get_segments()[0][0][1] for one in zoomed.collections] == [0.09]  # the other would flatten the points
+    assert not panel(drawn[0], "(c)", "Faithfulness F1 std").collections
+
+
+def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_have_points(published, drawn):
     rows = results(*PUBLISHED)
     for settings in (FULL, ZOOMED):
         figure2(rows, published, "f.pdf", "f.png", settings | {"metrics": [*METRICS, ["bartscore"]]})
@@ -191,9 +253,10 @@ def test_full_axes_start_at_zero_and_agree_and_zoomed_ones_do_not(published, dra
         assert (low < -4 and high == 0) if axes.get_ylabel() == "BARTScore" else (low == 0 and high > 0)
         assert min(heights(axes)) > low and max(heights(axes)) <= high
     assert panel(full, "(a)", "GPTScore").get_ylim() == panel(full, "(c)", "LlamaScore").get_ylim()
-    for axes in zoomed.axes:
+    for axes, beside in zip(zoomed.axes, full.axes, strict=True):
         low, high = axes.get_ylim()
-        assert 0 < low < min(heights(axes)) or max(heights(axes)) < high < 0
+        assert not axes.patches and points(axes) == heights(beside)
+        assert 0 < low < min(points(axes)) or max(points(axes)) < high < 0
     assert [t.get_text() for t in full.axes[-1].get_xticklabels()] == list(PUBLISHED.values())
 
 
@@ -208,6 +271,7 @@ def test_what_was_scored_otherwise_has_an_axis_of_its_own(published, drawn, sign
     rows = results("amazon")
     for row in rows:
         row["summary"]["llamascore"] |= {"mean": 2.0, "signature": f"llamascore|{signature}"}
+        row["intervals"] = {"llamascore": (1.5, 2.5)}
     for settings in (FULL, ZOOMED):
         caption = figure2(rows, published, "f.pdf", "f.png", settings)
         assert "LlamaScore (this run) has an axis of its own" in caption and why in caption
@@ -219,15 +283,19 @@ def test_what_was_scored_otherwise_has_an_axis_of_its_own(published, drawn, sign
     assert panel(drawn[0], "(b)", "LlamaScore").get_ylim() == panel(drawn[0], "(a)", "GPTScore").get_ylim()
     assert panel(drawn[0], "(c)", "BERTScore F1").get_ylim() == panel(drawn[0], "(b)", "BERTScore F1").get_ylim()
     assert panel(drawn[0], "(c)", "LlamaScore std\n(this run)").get_ylim()[0] == 0
+    assert whiskers(mine) == [(1.5, 2.5)] * 6 and whiskers(panel(drawn[0], "(b)", "LlamaScore"))
+    near = panel(drawn[1], "(c)", "LlamaScore (this run)")
+    assert points(near) == [2.0] * 6 and 1 < near.get_ylim()[0] < 1.5 and 2.5 < near.get_ylim()[1] < 3.5
 
 
 def test_subsets_are_marked_and_intervals_drawn(published, drawn):
     rows = results("amazon")
-    rows[2] |= {"few": True, "intervals": {"llamascore": (58.0, 61.5)}}
+    rows[2] |= {"few": True, "intervals": {"llamascore": (58.0, 61.5), "llamascore_std": (21.0, 23.0)}}
     caption = figure2(rows, published, "f.pdf", "f.png", FULL)
     measured = panel(drawn[0], "(c)", "LlamaScore")
     assert [(t.get_text(), round(t.xy[0])) for t in measured.texts] == [("†", 2)]
     assert "† a part of the test set" in caption and "95 % bootstrap" in caption
+    assert whiskers(panel(drawn[0], "(c)", "LlamaScore std")) == [(21.0, 23.0)]
     assert whiskers(measured) == [(58.0, 61.5)]
     # The study's own marks: w/o prof. & inj., and fixed MoE.
     assert [round(t.xy[0]) for t in panel(drawn[0], "(b)", "LlamaScore").texts] == [3, 5]
@@ -276,12 +344,26 @@ def test_figure2_names_what_is_wrong(published, tmp_path, rows, settings, messag
 # --- Figure 3 ---------------------------------------------------------------------------------------------------------
 
 
-def curve(tmp_path, losses: list[float], experiment: str = "xrec", dataset: str = "Glassbox", seed: int = 1) -> dict:
+def curve(
+    tmp_path,
+    losses: list[float],
+    experiment: str = "xrec",
+    dataset: str = "Glassbox",
+    seed: int = 1,
+    validation: float | None = 1.5,
+) -> dict:
     path = tmp_path / f"{dataset}-{experiment}-{seed}.parquet"
     schema = pa.schema({"step": pa.int32(), "loss": pa.float64()})
     write_table(path, {"step": range(1, len(losses) + 1), "loss": losses}, schema)
-    label = EXPERIMENTS[experiment]
-    return {"dataset_label": dataset, "experiment_label": label, "seed": seed, "training": path}
+    train = path.with_suffix(".json")
+    write_json(train, {"result": {"validation_loss": validation}})
+    names = {"dataset_label": dataset, "experiment_label": EXPERIMENTS[experiment], "seed": seed}
+    return names | {"training": path, "train": train}
+
+
+def hollow(axes) -> list[tuple[float, ...]]:
+    """Return the heights of each series of hollow points."""
+    return [tuple(one.get_ydata()) for one in axes.lines if one.get_linestyle() == "None"]
 
 
 def test_smoothing_agrees_with_its_definition():
@@ -304,7 +386,7 @@ def test_figure3_draws_raw_and_smoothed_losses(tmp_path, drawn):
     given = [curve(tmp_path, full.tolist()), curve(tmp_path, fixed.tolist(), "fixed_moe")]
     given.append(curve(tmp_path, fixed.tolist(), "fixed_moe", "Yelp", 2))
     caption = figure3(given, "f.pdf", "f.png", {"method": "rolling", "window": 25})
-    assert "the mean of the last 25 steps" in caption and "2 seeds" in caption
+    assert "the mean of the last 25 steps" in caption and "Faint: every step" in caption and "thin" not in caption
     left, right = drawn[0].axes
     assert (left.get_title(), right.get_title()) == ("Glassbox", "Yelp")
     raw, _, smoothed = left.lines[:3]
@@ -312,8 +394,33 @@ def test_figure3_draws_raw_and_smoothed_losses(tmp_path, drawn):
     steps = np.asarray(smoothed.get_xdata()).astype(int)
     assert (steps[0], steps[-1]) == (1, 1300)
     assert smoothed.get_ydata() == pytest.approx(smooth(full, "rolling", 25)[steps - 1])
-    assert smoothed.get_linestyle() != left.lines[5].get_linestyle()
+    other = next(one for one in left.lines if one.get_color() == style.COLOURS[1] and not one.get_rasterized())
+    assert smoothed.get_linestyle() != other.get_linestyle()
+    assert hollow(left) == [(1.5,), (1.5,)] and hollow(right) == [(1.5,)]
     assert_readable(drawn[0])
+
+
+def test_figure3_shows_every_seed_their_mean_and_their_validation_losses(tmp_path, drawn):
+    rng = np.random.default_rng(1)
+    given = [(1 + rng.gamma(4, 0.1, n)).tolist() for n in (300, 300, 200)]
+    curves = [curve(tmp_path, losses, seed=seed, validation=1.4 + seed / 10) for seed, losses in enumerate(given, 1)]
+    caption = figure3(curves, "f.pdf", "f.png", {"method": "ema", "window": 9})
+    assert "the mean over the seeds (3)" in caption and "Faint" not in caption and "validation" in caption
+    (axes,) = drawn[0].axes
+    smoothed = [smooth(losses, "ema", 9) for losses in given]
+    for one, own in zip(axes.lines[:3], smoothed, strict=True):
+        assert one.get_ydata() == pytest.approx(own) and one.get_linewidth() < 1
+    mean = np.mean([own[:200] for own in smoothed], axis=0)  # as far as all have steps
+    assert axes.lines[4].get_ydata() == pytest.approx(mean)
+    assert hollow(axes) == [pytest.approx((1.5, 1.6, 1.7))]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["XRec", "validation, at the end"]
+    assert_readable(drawn[0])
+
+
+def test_figure3_goes_without_validation_examples(tmp_path, drawn):
+    caption = figure3([curve(tmp_path, [2.0, 1.0], validation=None)], "f.pdf", "f.png", {"method": "ema", "window": 9})
+    assert "validation" not in caption and len(drawn[0].legends[0].get_texts()) == 1
+    assert hollow(drawn[0].axes[0]) == [()]
 
 
 def test_figure3_files_are_reproducible_and_small(tmp_path):
@@ -372,7 +479,8 @@ def test_groups_that_contradict_the_counts_are_refused(counts, zero_shot, messag
         sparsity_groups(counts, zero_shot, groups=2)
 
 
-def test_scores_are_averaged_by_group():
+def test_scores_are_averaged_by_group(monkeypatch):
+    monkeypatch.setattr("xrec_repro.paper.sparsity.FEWEST", 2)
     users = ["rare", "often", "often", "new", "often"]
     groups = {"rare": "tst1", "middle": "tst2", "often": "tst3", "new": ZERO_SHOT}
     scores = {"bleurt": [0.5, 1.0, 2.0, float("nan"), 6.0], "usr": [1.0, 2.0, float("nan"), 3.0, 4.0]}
@@ -389,6 +497,14 @@ def test_scores_are_averaged_by_group():
         scores_by_group(scores, users[1:], groups, max)
 
 
+def test_fewer_than_ten_scores_have_no_interval():
+    users = ["few"] * (FEWEST - 1) + ["more"] * FEWEST + ["few"]
+    scores = {"bleurt": [*range(2 * FEWEST - 1), float("nan")]}  # what is not scored does not count
+    rows = scores_by_group(scores, users, {"few": "tst1", "more": "tst2"}, lambda values: (0.0, 1.0))
+    assert FEWEST == 10
+    assert [row["scores"]["bleurt"][1:] for row in rows] == [(None, None), (0.0, 1.0)]
+
+
 def grouped(dataset: str, experiment: str, base: float) -> list[dict]:
     names = ["tst1", "tst2", "tst3", "tst4", "tst5", ZERO_SHOT]
     return [
@@ -397,6 +513,7 @@ def grouped(dataset: str, experiment: str, base: float) -> list[dict]:
             "experiment_label": EXPERIMENTS[experiment],
             "group": name,
             "n": 590 - place,
+            "train": [max(1, 5 * place), 5 * place + 4] if name != ZERO_SHOT else [0, 0],
             "scores": {"bleurt": (base + place, base + place - 1, base + place + 1), "usr": (1.0, None, None)},
         }
         for place, name in enumerate(names)
@@ -413,8 +530,30 @@ def test_figure4_draws_means_and_intervals_and_leaves_a_gap_before_zero_shot(dra
     ends = [tuple(y for _, y in collection.get_segments()[0]) for collection in axes.collections]
     assert ends[:6] == [(place - 1, place + 1) for place in range(6)] and len(ends) == 36
     lower = drawn[0].axes[3]
-    assert [label.get_text() for label in lower.get_xticklabels()][-1] == "zero-shot\nn=585"
+    labels = [label.get_text() for label in lower.get_xticklabels()]
+    assert (labels[0], labels[1], labels[-1]) == ("1–4\nn=590", "5–9\nn=589", "0\nn=585")
+    assert lower.get_xlabel() == "train interactions of the user"
     assert not lower.collections  # no intervals
+    assert_readable(drawn[0])
+
+
+@pytest.mark.parametrize(
+    ("known", "lines", "named"),
+    [
+        ({"chance": 1.5, "reference": 4.5}, [1.5, 4.5], "chance 1.50 (dashed), references 4.50 (dotted)"),
+        ({"chance": -40.0, "reference": 90.0}, [], "chance -40.00 ↓, references 90.00 ↑"),
+    ],
+)
+def test_figure4_draws_the_range_where_it_is_near_and_names_it_else(drawn, known, lines, named):
+    rows = [row | {"ranges": {"bleurt": known}} for row in grouped("Glassbox", "xrec", 1)]
+    caption = figure4(rows, "f.pdf", "f.png", {"metrics": ["bleurt", "usr"], "confidence": 0.9})
+    upper, lower = drawn[0].axes
+    assert [text.get_text() for text in upper.texts] == [named] and not lower.texts
+    drawn_lines = [one.get_ydata()[0] for one in upper.lines if list(one.get_xdata()) == [0, 1]]
+    assert drawn_lines == lines
+    low, high = upper.get_ylim()
+    assert all(low < value < high for value in lines) and high < 15
+    assert "over the whole test set" in caption
     assert_readable(drawn[0])
 
 
@@ -476,6 +615,43 @@ def test_embeddings_are_drawn_by_kind_from_a_sample(drawn):
     assert [len(c.get_offsets()) for c in shown[0].collections] == [50, 30]
     assert [c.get_label() for c in shown[0].collections] == ["user", "item"]
     assert_readable(drawn[0])
+
+
+GLASSBOX = {"aspects": 24, "clusters": 6}
+MYSTERY, FANTASY, ROMANCE = "clever plot twists", "epic battles", "witty banter"
+
+
+def truth(folder, *pairs: tuple[str, str, list[str]]):
+    rows = [{"user_id": user, "item_id": item, "reasons": reasons} for user, item, reasons in pairs]
+    write_table(folder / "truth.parquet", rows, TRUTH)
+    return folder / "truth.parquet"
+
+
+def test_clusters_are_those_of_most_true_reasons(tmp_path):
+    path = truth(tmp_path, ("u", "i", [FANTASY, MYSTERY]), ("u", "j", [FANTASY]), ("v", "u", [ROMANCE, MYSTERY]))
+    kinds, ids = ["user", "user", "user", "item", "item", "item"], ["u", "v", "w", "i", "j", "u"]
+    # v and the item u have one reason of each of two clusters: the first counts. w has no pair.
+    assert known_clusters(kinds, ids, path, GLASSBOX) == [1, 0, None, 0, 1, 0]
+    with pytest.raises(DataError, match=r"truth\.parquet: 'witty banter' is no aspect of the glassbox as configured"):
+        known_clusters(kinds, ids, path, GLASSBOX | {"aspects": 8})
+
+
+def test_embeddings_are_coloured_by_known_clusters(drawn):
+    points = {"XRec": np.random.default_rng(7).normal(size=(60, 8))}
+    kinds, clusters = ["user"] * 40 + ["item"] * 20, [place % 3 for place in range(60)]
+    clusters[5] = None
+    caption = figure_embeddings(points, kinds, "f.pdf", "f.png", PCA, clusters)
+    assert "most of its true reasons" in caption
+    users, items = drawn[0].axes[0].collections
+    expected = ["0.75" if one is None else style.COLOURS[one] for one in clusters]
+    for found, wanted in ((users, expected[:40]), (items, expected[40:])):
+        assert np.allclose(found.get_facecolors(), matplotlib.colors.to_rgba_array(wanted, 0.8))
+    names = [text.get_text() for text in drawn[0].legends[0].get_texts()]
+    assert names == ["user", "item", "cluster 1", "cluster 2", "cluster 3", "unknown"]
+    assert_readable(drawn[0])
+    for other in ([None] * 60, [place % 9 for place in range(60)]):  # nothing known; more clusters than colours
+        caption = figure_embeddings(points, kinds, "f.pdf", "f.png", PCA, other)
+        assert "true reasons" not in caption and len(drawn[-1].legends[0].get_texts()) == 2
 
 
 def test_embedding_files_are_reproducible(tmp_path):

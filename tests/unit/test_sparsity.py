@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from tests.unit.test_split import Stage, grid
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import read_json, write_table
-from xrec_repro.paper import sparsity
-from xrec_repro.paper.sparsity import ZERO_SHOT, example_groups, figure4, write_sparsity
+from xrec_repro.io import read_json, write_json, write_table
+from xrec_repro.paper import sparsity_figure
+from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, write_sparsity
+from xrec_repro.paper.sparsity_figure import figure4
 from xrec_repro.paper.statistics import Settings, estimates
 
 STATISTICS = {
@@ -27,6 +28,7 @@ STATISTICS = {
     "correction": "holm",
     "alpha": 0.05,
     "reference": "xrec",
+    "primary": None,
 }
 SETTINGS = {"groups": 5, "metrics": ["bleurt", "bertscore_f1"], "statistics": STATISTICS}
 FIGURE = {"metrics": ["bleurt"], "confidence": 0.9}
@@ -81,7 +83,7 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(sparsity, "save", lambda figure, *paths: figures.append(figure))
+    monkeypatch.setattr(sparsity_figure, "save", lambda figure, *paths: figures.append(figure))
     return figures
 
 
@@ -140,10 +142,18 @@ def test_groups_have_the_numbers_of_the_statistics_of_their_examples_alone(world
             world.row("part", seed, whole.loc[members])
             parts.append(world.folder / f"part{seed}.parquet")
         for one in estimates(parts, SETTINGS["metrics"], Settings.from_settings(STATISTICS)):
-            numbers = one.mean, one.mean_low, one.mean_high
-            assert row["scores"][one.metric] == pytest.approx(numbers, rel=1e-12)
+            mean, *bounds = row["scores"][one.metric]
+            assert mean == pytest.approx(one.mean, rel=1e-12)
+            shown = [one.mean_low, one.mean_high] if one.n >= FEWEST else None
+            assert bounds == (pytest.approx(shown, rel=1e-12) if shown else [None, None])
             assert row["std"][one.metric] == pytest.approx(one.std, rel=1e-12)
             assert row["scored"][one.metric] == one.n
+    counts = [world.train.get(world.tests[example], 0) for example in expected]
+    for row in found if groups == 3 else ():
+        own = [count for count, group in zip(counts, expected.values(), strict=True) if group == row["group"]]
+        assert row["train"] == [min(own), max(own)]
+    if groups == 5:  # of all users of a group, those without a test example included
+        assert [row["train"] for row in found] == [[1, 2], [2, 3], [4, 5], [5, 6], [6, 7], [0, 0]]
     missing = [row["n"] - row["scored"]["bleurt"] for row in found]
     assert sum(missing) == 2 and all(row["n"] == row["scored"]["bertscore_f1"] for row in found)
     assert {tuple(row["seeds"]) for row in found} == {(1, 2, 3)}
@@ -155,7 +165,8 @@ def test_one_seed_has_the_mean_and_the_population_s_deviation(world):
     found = {one["group"]: one for one in world.group([row])}
     new = scores[[example for example, user in world.tests.items() if user in NEW]].to_numpy()
     mean, low, high = found[ZERO_SHOT]["scores"]["bleurt"]
-    assert mean == pytest.approx(new.sum() / len(new), rel=1e-12) and low < mean < high
+    assert mean == pytest.approx(new.sum() / len(new), rel=1e-12)
+    assert len(new) < FEWEST and low is high is None
     assert found[ZERO_SHOT]["std"]["bleurt"] == pytest.approx(((new - new.mean()) ** 2).mean() ** 0.5, rel=1e-12)
 
 
@@ -168,6 +179,7 @@ def test_the_table_has_the_numbers_of_the_json(world):
         assert (line["experiment"], line["group"], line["metric"]) == (row["experiment"], row["group"], metric)
         assert [int(line[name]) for name in ("users", "n", "scored")] == [row["users"], row["n"], row["scored"][metric]]
         assert int(line["seeds"]) == len(row["seeds"])
+        assert [int(line["train_min"]), int(line["train_max"])] == row["train"]
         mean_low_high = row["scores"].get(metric, ["", "", ""])
         assert [float(line[name] or "nan") for name in ("mean", "low", "high")] == pytest.approx(
             [float(value or "nan") for value in mean_low_high], rel=0, abs=0, nan_ok=True
@@ -214,7 +226,17 @@ def test_figure4_marks_subsets_and_says_where_a_metric_is_missing(world, drawn):
     yelp, amazon = drawn[0].axes
     assert [text.get_text() for text in amazon.texts] == ["not scored"] and not yelp.texts
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["XREC", "PART†", "OTHER"]
-    assert [label.get_text().split("\n")[0] for label in yelp.get_xticklabels()] == ["ds1", "ds2", "ds3", ZERO_SHOT]
+    train = {row["group"]: row["train"] for row in found if row["dataset"] == "yelp"}
+    expected = [f"{train[name][0]}–{train[name][1]}" for name in ("ds1", "ds2", "ds3")]
+    assert [label.get_text().split("\n")[0] for label in yelp.get_xticklabels()] == [*expected, "0"]
+
+
+def test_what_a_summary_knows_of_a_metric_s_range_is_kept(world, tmp_path):
+    counts = {"bleurt_chance": 0.1, "bleurt_reference": 0.9, "empty": 3}
+    write_json(tmp_path / "s.json", {"bleurt": {"mean": 1, "counts": counts}, "bertscore_f1": {"mean": 1}})
+    found = world.group([world.row(summary=tmp_path / "s.json"), world.row("other")])
+    ranges = {row["experiment"]: row["ranges"] for row in found}
+    assert ranges == {"xrec": {"bleurt": {"chance": 0.1, "reference": 0.9}}, "other": {}}
 
 
 def test_cold_users_of_the_split_are_the_zero_shot_group(tmp_path):

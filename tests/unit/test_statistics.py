@@ -24,7 +24,7 @@ from xrec_repro.seeding import numpy_rng
 
 SECTION = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 199, "interval": "bca", "confidence": 0.95,
-    "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "full",
+    "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "full", "primary": None,
 }  # fmt: skip
 SETTINGS = Settings.from_settings(SECTION)
 NAMES = ("f1", "judge")
@@ -191,7 +191,7 @@ def test_the_corrected_p_decides(tmp_path, change, decided):
     settings = Settings.from_settings(SECTION | change)
     file = write(tmp_path / "a.parquet", scores(1))
     found = paired_comparisons({"a": file, "b": file}, "a", ["f1"], settings)[0]
-    family = corrected([replace(found, p=p, difference=1.0) for p in (0.04, 0.9, 0.8, 0.7)])
+    family = corrected([replace(found, p=p, difference=1.0) for p in (0.04, 0.9, 0.8, 0.7)], settings)
     assert family[0].p_holm == pytest.approx(0.16)
     assert family[0].decision(settings) == decided
 
@@ -318,6 +318,38 @@ def test_appendix_has_every_number(rows, tmp_path):
     before = [path.read_bytes() for path in out]
     write_statistics(rows, SECTION, *out)
     assert [path.read_bytes() for path in out] == before
+
+
+def test_only_primary_metrics_are_one_family_and_decide(rows, tmp_path):
+    for experiment, level in (("full", 0), ("x", 9)):
+        for seed in (1, 2):
+            rows.append(row(tmp_path / "o", experiment, seed, scores(7 + level, level), dataset="other"))
+    every = replace(SETTINGS, alpha=0.1)
+    settings = replace(every, primary=["f1"])
+    found, before = (compare_to_reference(rows, "full", one) for one in (settings, every))
+    for place, one in found.items():
+        assert one.p == before[place].p
+        assert (one.p_holm is None) == (one.metric != "f1")
+    family = [one for one in found.values() if one.metric == "f1"]
+    assert min(one.p_holm for one in family) == pytest.approx(4 * min(one.p for one in family))
+    place = ("other", "x", "judge")
+    assert found[place].p <= settings.alpha and before[place].decision(every) == 1
+    assert found[place].decision(settings) == found[place].decision(replace(settings, correction="none")) == 0
+
+
+@pytest.mark.parametrize(("primary", "family"), [(["f1"], 2), ([], 0), (["charm"], 0)])
+def test_appendix_marks_what_is_exploratory(rows, tmp_path, primary, family):
+    out = tmp_path / "statistics.json", tmp_path / "statistics.md"
+    write_statistics(rows, SECTION | {"primary": primary}, *out)
+    compared = json.loads(out[0].read_text())["comparisons"]
+    assert [one["metric"] for one in compared if not one["exploratory"]] == ["f1"] * family
+    assert all(one["p"] is not None and one["p_holm"] is None for one in compared if one["metric"] == "judge")
+    text = out[1].read_text()
+    confirmed, explored = text.split("Differences from full, exploratory.")
+    assert f"corrected for all {family} tests of primary metrics ({', '.join(primary) or 'none'})" in text
+    assert explored.count("| exploratory |") == 5 - family and "| exploratory |" not in confirmed
+    assert "not corrected for the number" in explored
+    assert ("Differences from full." in confirmed) == bool(family)
 
 
 def test_appendix_says_when_no_corrected_p_could_reach_alpha(rows, tmp_path):

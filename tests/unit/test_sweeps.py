@@ -41,6 +41,7 @@ STATISTICS = {
     "correction": "holm",
     "alpha": 0.05,
     "reference": "xrec",
+    "primary": None,
 }
 METRICS = ["faithfulness_f1", "bertscore_f1", "validation_loss"]
 
@@ -293,6 +294,19 @@ def test_means_over_seeds_show_their_seeds(tmp_path, drawn):
     assert "single seeds (2)" in caption and "†" in caption
     assert drawn[0].legends[0].get_texts()[0].get_text() == "XRec†"
     assert drawn[0].axes[0].get_xscale() == "linear", "2 and 3 span too little for a logarithm"
+
+
+def test_what_is_known_of_a_range_is_drawn(tmp_path, drawn):
+    rows = two_sweeps(tmp_path)
+    summary = json.loads(rows[0]["summary"].read_text())
+    summary["faithfulness_f1"]["counts"] = {"faithfulness_f1_chance": 0.5, "faithfulness_f1_reference": 9.0}
+    write_json(rows[0]["summary"], summary)
+    write_json(rows[3]["summary"], summary)
+    draw(tmp_path, rows)
+    assert [[text.get_text() for text in axes.texts] for axes in drawn[0].axes] == [
+        ["chance 0.50 (dashed), references 9.00 ↑"], *[[]] * 5,
+    ]  # fmt: skip
+    assert_readable(drawn[0])
 
 
 def test_words_are_points_without_a_line(tmp_path, drawn):

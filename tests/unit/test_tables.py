@@ -69,6 +69,34 @@ def test_published_rows_stand_in_the_block_of_their_data_set(tmp_path, root):
     assert table[3][3:5] == ["76.08", "–"]
 
 
+def test_the_range_of_a_metric_stands_under_its_data_set(tmp_path, root):
+    counts = {"faithfulness_f1_chance": 0.1, "faithfulness_f1_reference": 0.875, "named": 7}
+    known = {"faithfulness_f1": cell(0.3, 0.1, "faithfulness|v:1") | {"counts": counts, "missing": 1}}
+    first = entry(0.5)
+    entries = [first | {"summary": first["summary"] | known, "seed": seed} for seed in (1, 2)]
+    rows, markdown, tex = make(tmp_path, root, [*entries, entry(0.4, dataset="b", dataset_label="B")])
+    bound = [row for row in rows if row["kind"] == "bound"]
+    assert [(row["dataset"], row["model"], row["n"]) for row in bound] == [
+        ("Amazon", "Chance", "3001"), ("Amazon", "Reference explanations", "3001"),
+    ]  # fmt: skip
+    assert [float(row["faithfulness_f1"]) for row in bound] == [0.1, 0.875]
+    assert {(row["bertscore_f1"], row["faithfulness_f1_rank"], row["seeds"]) for row in bound} == {("", "", "")}
+    assert ["Chance", "true reasons", "3001", "–", "–", "0.1000"] in [cells[:6] for cells in md_rows(markdown)]
+    assert "dealt to the examples at random" in markdown and "0.8750" in tex
+    assert "at random" not in make(tmp_path, root, [entry(0.5)])[1]
+
+
+def test_what_is_exploratory_is_said(tmp_path, root):
+    for primary, named in ((["bertscore_f1"], "BERT F1"), (["llamascore"], "none of those shown"), ([], "none of")):
+        _, markdown, tex = make(tmp_path, root, [entry(0.5)], primary=primary)
+        assert f"Primary metrics of this run: {named}" in markdown and "exploratory" in tex
+    for primary in (None, ["usr", "bertscore_f1"]):
+        assert "exploratory" not in make(tmp_path, root, [entry(0.5)], primary=primary)[1]
+    apart = entry(0.5, summary={"llamascore": cell(0.4, 0.1, JUDGE), "usr": cell(0.9, None, USR)})
+    _, markdown, _ = make(tmp_path, root, [apart], {"amazon": "Amazon-books"}, primary=["llamascore"])
+    assert "Llama (this run) ↑" in markdown and "Primary metrics of this run: Llama. " in markdown
+
+
 def test_rows_of_300_examples_carry_a_dagger(tmp_path, root):
     yelp = entry(0.5, dataset="yelp", dataset_label="Yelp")
     _, markdown, tex = make(tmp_path, root, [yelp], {"yelp": "Yelp"})

@@ -154,3 +154,9 @@ def figure_files(stem, prefix=""):
     """Return the outputs of a figure's rule; a second figure of the same rule has a prefix and no provenance."""
     files = paper_files(f"figures/{stem}", "pdf", "png", category="Figures")
     return {prefix + name: path for name, path in files.items() if not prefix or name != "provenance"}
+
+
+def figure_options(*stems):
+    """Return how a rule's figures are set: with a caption or without, and the size of each, or None for its own."""
+    chosen = config["paper"]["figures"]
+    return {"captions": chosen["captions"], "sizes": {stem: chosen["sizes"].get(stem) for stem in stems}}

@@ -2,6 +2,7 @@
 
 CHOICES = config["paper"]
 TABLE_OPTIONS = {name: CHOICES["tables"][name] for name in ("columns", "published", "show_difference")}
+TABLE_OPTIONS |= {"primary": config["statistics"]["primary"]}
 # What tables, figures and reports read of the folder resources.
 COMPARED = ["published/signatures.csv", "models.tsv"]  # what tells whether a score compares with a published one
 TABLE1, TABLE2 = (
@@ -101,7 +102,7 @@ rule plot_costs:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"emissions": config["emissions"]},
+        settings={"emissions": config["emissions"], **figure_options("costs")},
         code=PLAN.digest("plot_costs"),
     script:
         "../scripts/plot_costs.py"
@@ -234,6 +235,7 @@ rule plot_figure2:
             "rows": PLAN.rows(None),
             "confidence": config["statistics"]["confidence"],
             **CHOICES["figure2"],
+            **figure_options("figure2", "figure2_zoomed"),
         },
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE1, *TABLE2),
@@ -245,7 +247,7 @@ rule plot_figure2:
 
 rule plot_figure3:
     input:
-        **paper_inputs(CHOICES["figure3"]["experiments"], "training"),
+        **paper_inputs(CHOICES["figure3"]["experiments"], "training", "train"),
     output:
         **figure_files("figure3"),
     log:
@@ -259,8 +261,12 @@ rule plot_figure3:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"rows": PLAN.rows(CHOICES["figure3"]["experiments"]), **CHOICES["figure3"]},
-        files=paper_paths(CHOICES["figure3"]["experiments"], "training"),
+        settings={
+            "rows": PLAN.rows(CHOICES["figure3"]["experiments"]),
+            **CHOICES["figure3"],
+            **figure_options("figure3"),
+        },
+        files=paper_paths(CHOICES["figure3"]["experiments"], "training", "train"),
         code=PLAN.digest("plot_figure3"),
     script:
         "../scripts/plot_figure3.py"
@@ -268,7 +274,7 @@ rule plot_figure3:
 
 rule group_scores:
     input:
-        **paper_inputs(None, "scores", "graph", "texts"),
+        **paper_inputs(None, "scores", "summary", "graph", "texts"),
     output:
         **paper_files("statistics/groups", "json", "csv", category="Numbers"),
     log:
@@ -283,7 +289,7 @@ rule group_scores:
         runtime=scaled(30),
     params:
         settings={"rows": PLAN.rows(None), "statistics": config["statistics"], **CHOICES["sparsity"]},
-        files=paper_paths(None, "scores", "graph", "texts"),
+        files=paper_paths(None, "scores", "summary", "graph", "texts"),
         code=PLAN.digest("group_scores"),
     script:
         "../scripts/group_scores.py"
@@ -305,7 +311,11 @@ rule plot_figure4:
         mem_mb=scaled(2000),
         runtime=scaled(10),
     params:
-        settings={"confidence": config["statistics"]["confidence"], **CHOICES["sparsity"]},
+        settings={
+            "confidence": config["statistics"]["confidence"],
+            **CHOICES["sparsity"],
+            **figure_options("figure4"),
+        },
         code=PLAN.digest("plot_figure4"),
     script:
         "../scripts/plot_figure4.py"
@@ -313,7 +323,7 @@ rule plot_figure4:
 
 rule plot_embeddings:
     input:
-        **paper_inputs(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts"),
+        **paper_inputs(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts", "truth"),
     output:
         **figure_files("embeddings"),
     log:
@@ -327,8 +337,16 @@ rule plot_embeddings:
         mem_mb=scaled(3000),
         runtime=scaled(30),
     params:
-        settings={"rows": PLAN.rows(CHOICES["embeddings"]["experiments"]), **CHOICES["embeddings"]},
-        files=paper_paths(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts"),
+        settings={
+            "rows": PLAN.rows(CHOICES["embeddings"]["experiments"]),
+            "glassbox": {
+                name: PLAN.settings(name)["glassbox"]
+                for name in [name for name in PLAN.datasets if PLAN.source(name) == "glassbox"]
+            },
+            **CHOICES["embeddings"],
+            **figure_options("embeddings"),
+        },
+        files=paper_paths(CHOICES["embeddings"]["experiments"], "weights", "embeddings", "texts", "truth"),
         code=PLAN.digest("plot_embeddings"),
     script:
         "../scripts/plot_embeddings.py"

@@ -23,7 +23,12 @@ rule plot_sweeps:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        settings={"rows": SWEPT, "statistics": config["statistics"], **CHOICES["sweeps"]},
+        settings={
+            "rows": SWEPT,
+            "statistics": config["statistics"],
+            **CHOICES["sweeps"],
+            **figure_options("sweeps"),
+        },
         files=SWEPT_FILES,
         code=PLAN.digest("plot_sweeps"),
     script:

@@ -20,5 +20,6 @@ with Job(snakemake) as job:
         job.output.tex,
         columns=job.settings["columns"],
         all_published=job.settings["published"] == "all",
+        primary=job.settings["primary"],
         show_difference=job.settings["show_difference"],
     )

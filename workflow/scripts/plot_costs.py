@@ -6,4 +6,6 @@ from xrec_repro.paper.cost_figure import costs_figure
 
 with Job(snakemake) as job:
     jobs = read_json(job.input.jobs)
-    job.result = {"caption": costs_figure(jobs, job.output.pdf, job.output.png, job.settings["emissions"])}
+    job.result = {
+        "caption": costs_figure(jobs, job.output.pdf, job.output.png, job.settings["emissions"], job.settings)
+    }

@@ -175,11 +175,17 @@ def make_world(settings: dict[str, Any]) -> World:
     )
 
 
+def aspect_clusters(settings: dict[str, Any]) -> dict[str, int]:
+    """Return the cluster, from 0, of each aspect in use, by the section `glassbox` of the configuration."""
+    aspects, clusters = settings["aspects"], settings["clusters"]
+    return {ASPECT_NAMES[aspect]: aspect * clusters // aspects for aspect in range(aspects)}
+
+
 def _draw_aspects(settings: dict[str, Any], count: int, what: str) -> np.ndarray:
     """Draw (count, aspects_per_entity) aspects without replacement, likelier ones first (Gumbel top-k)."""
     rng = numpy_rng(settings["seed"], "glassbox", what)
-    aspects, clusters = settings["aspects"], settings["clusters"]
-    cluster_of = np.arange(aspects) * clusters // aspects
+    clusters = settings["clusters"]
+    cluster_of = np.array(list(aspect_clusters(settings).values()))
     main = rng.integers(clusters, size=count)
     # An offset of zero makes the second cluster the main one, that is, leaves the entity with one.
     offset = rng.integers(1, max(clusters, 2), size=count) * (rng.random(count) < SECOND_CLUSTER_SHARE)

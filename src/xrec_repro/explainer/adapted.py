@@ -14,7 +14,7 @@ from xrec_repro.io import read_table
 from xrec_repro.methods.driver import load_fitted
 
 
-def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], list[str]]:
+def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], list[str], list[str]]:
     """Adapt the users and items of the test pairs, for the first seed of each experiment and the first data set.
 
     Args:
@@ -22,12 +22,13 @@ def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.
             (weights.safetensors), embeddings (the recommender's, or None) and texts (contract TEXTS).
 
     Returns:
-        Experiment's label -> array of shape ``(users + items, hidden)``, and the kind of each row.
+        Experiment's label -> array of shape ``(users + items, hidden)``; of each row the kind, and the raw data's id.
     """
     rows = [row for row in rows if row["dataset"] == rows[0]["dataset"]]
-    texts = read_table(rows[0]["texts"], TEXTS, ["user", "item", "split"]).to_pandas()
+    texts = read_table(rows[0]["texts"], TEXTS, ["user", "item", "user_id", "item_id", "split"]).to_pandas()
     test = texts[texts["split"] == "test"]
-    users, items = (torch.from_numpy(np.unique(test[side])).long() for side in ("user", "item"))
+    names = [test.groupby(side)[f"{side}_id"].first() for side in ("user", "item")]  # in order of the dense ids
+    users, items = (torch.tensor(ids.index.tolist()) for ids in names)
     points: dict[str, np.ndarray] = {}
     for row in rows:
         if row["experiment_label"] in points:
@@ -38,4 +39,4 @@ def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.
         with torch.no_grad():
             both = [pair.user(tables[0][users]), pair.item(tables[1][items])]
         points[row["experiment_label"]] = torch.cat(both).numpy()
-    return points, ["user"] * len(users) + ["item"] * len(items)
+    return points, ["user"] * len(users) + ["item"] * len(items), [str(name) for ids in names for name in ids]

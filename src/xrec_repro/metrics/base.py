@@ -22,7 +22,8 @@ class Scores:
         signature: What the numbers were computed with (`Metric.signature`, and what was found along the way).
         without_std: Columns whose standard deviation means nothing, such as that of USR.
         counts: What happened along the way, e.g. ``{"empty_predictions": 2}``, and values of the whole corpus that
-            are no mean over examples, e.g. ``{"corpus_bleu_4": 1.7}``.
+            are no mean over examples, e.g. ``{"corpus_bleu_4": 1.7}``; also ``<column>_chance`` and
+            ``<column>_reference``, the range in which tables and figures show a column.
     """
 
     columns: dict[str, np.ndarray]

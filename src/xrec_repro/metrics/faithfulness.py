@@ -1,6 +1,6 @@
 """Faithfulness: do explanations of the glassbox name the true reasons, all of them, and nothing else?"""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,9 +25,11 @@ class Faithfulness(Metric):
     has 0 in all three. Naming is all that is seen: not order, emphasis or negation.
 
     Recall is against *all* shared reasons, though a reference names only the strongest (`glassbox.named_reasons`). A
-    perfect imitation of the references thus stays below 1; what it would reach is measured from them and reported as
-    ``reference_recall`` in `counts`. That is no upper bound: a text may name more than its reference. The other counts:
-    predictions that name nothing, aspects named in all, and how many of those are not true.
+    perfect imitation of the references thus stays below 1; what it would reach is measured from them and reported in
+    `counts` as ``<column>_reference``. That is no upper bound: a text may name more than its reference. Beside it,
+    ``<column>_chance`` is what the same references would have if they were dealt to the examples at random: the mean
+    over all pairs of a reference and an example, which is the expectation over all permutations, in closed form. The
+    other counts: predictions that name nothing, aspects named in all, and how many of those are not true.
     """
 
     name: ClassVar[str] = "faithfulness"
@@ -40,16 +42,16 @@ class Faithfulness(Metric):
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str], truths: Sequence[Collection[str]]
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        values, reference_recall = np.zeros((len(predictions), len(_PARTS))), np.zeros(len(predictions))
+        values = np.zeros((len(predictions), len(_PARTS)))
         counts: dict[str, float] = {"named_nothing": 0, "named": 0, "named_wrongly": 0}
-        for row, (prediction, reference, reasons) in enumerate(zip(predictions, references, truths, strict=True)):
-            true, named = _check(reasons, row), find_aspects(prediction)
+        checked = [_check(reasons, row) for row, reasons in enumerate(truths)]
+        for row, (prediction, true) in enumerate(zip(predictions, checked, strict=True)):
+            named = find_aspects(prediction)
             values[row] = _precision_recall_f1(named, true)
-            reference_recall[row] = _precision_recall_f1(find_aspects(reference), true)[1]
             counts["named_nothing"] += not named
             counts["named"] += len(named)
             counts["named_wrongly"] += len(named - true)
-        counts["reference_recall"] = float(reference_recall.mean())
+        counts |= _bounds(references, checked)
         empty = count_empty(predictions, references)
         warn_of(empty, self.name, "name nothing")
         return {f"faithfulness_{part}": values[:, i] for i, part in enumerate(_PARTS)}, empty | counts
@@ -58,6 +60,26 @@ class Faithfulness(Metric):
 def _precision_recall_f1(named: set[str], true: set[str]) -> tuple[float, float, float]:
     hits = len(named & true)
     return hits / max(len(named), 1), hits / len(true), 2 * hits / (len(named) + len(true))
+
+
+def _bounds(references: Sequence[str], truths: Sequence[set[str]]) -> dict[str, float]:
+    """Return the mean scores of the references where they stand, and dealt to the examples at random."""
+    named, true = (_indicators(sets) for sets in (map(find_aspects, references), truths))
+    sizes, own, dealt = true.sum(axis=1), np.zeros(len(_PARTS)), np.zeros(len(_PARTS))
+    for row, aspects in enumerate(named):  # one reference on all examples at a time: all at once may not fit in memory
+        hits, count = true @ aspects, aspects.sum()
+        scores = np.stack([hits / max(count, 1), hits / sizes, 2 * hits / (count + sizes)])
+        own += scores[:, row] / len(named)
+        dealt += scores.mean(axis=1) / len(named)
+    kinds = {"reference": own, "chance": dealt}
+    return {
+        f"faithfulness_{part}_{kind}": float(means[i]) for kind, means in kinds.items() for i, part in enumerate(_PARTS)
+    }
+
+
+def _indicators(sets: Iterable[Collection[str]]) -> np.ndarray:
+    """Return which aspects are in each set: shape ``(sets, aspects)``, of 0 and 1."""
+    return np.array([[name in one for name in ASPECT_NAMES] for one in sets], dtype=np.float64)
 
 
 def _check(reasons: Collection[str], row: int) -> set[str]:

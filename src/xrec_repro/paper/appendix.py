@@ -13,6 +13,10 @@ from xrec_repro.paper.render import Cell, Head, Line, Sheet, markdown
 from xrec_repro.paper.runs import Run, compare_to_reference, load_runs
 from xrec_repro.paper.statistics import Comparison, Estimate, Settings, estimates
 
+EXPLORATORY = (
+    "Exploratory: no primary metric (`statistics.primary`). p is as it is, not corrected for the number of comparisons "
+    "(so no p Holm), and decides nothing; where so many are looked at, some are small by chance."
+)
 COMPARISON_HEADS = ("Difference", "Interval", "p", "p Holm", "Effect", "Wins", "N")
 DECISIONS = {1: "better", -1: "worse", 0: "–"}
 _FINDINGS = ("dataset", "experiment", "label", "kind", "few", "seeds")
@@ -46,7 +50,10 @@ def write_statistics(
             for run, ones in found
             for one in ones
         ],
-        "comparisons": [{"dataset": dataset} | asdict(one) for (dataset, _, _), one in compared.items()],
+        "comparisons": [
+            {"dataset": dataset, "exploratory": not settings.is_primary(one.metric)} | asdict(one)
+            for (dataset, _, _), one in compared.items()
+        ],
     }
     write_json(out_json, record)
     write_text(out_md, _estimates_table(found, settings) + "\n" + _comparisons_table(runs, compared, settings))
@@ -107,11 +114,12 @@ def comparison_cells(one: Comparison) -> list[str]:
 
 def comparison_note(settings: Settings, family: int) -> str:
     """Return what the columns under `COMPARISON_HEADS` are, for so many tests, and whether they can decide at all."""
+    which = "" if settings.primary is None else f" of primary metrics ({', '.join(settings.primary) or 'none'})"
     note = (
         f"Interval: {settings.confidence:.0%}, {settings.interval} bootstrap. p: two-sided, paired {settings.test} "
-        f"test. Holm: corrected for all {family} tests. A difference counts at alpha {settings.alpha} (correction: "
-        f"{settings.correction}). Effect: d_z of means, ratio of standard deviations. Wins: share of examples where "
-        "the first scores higher, ties counting half. N: examples scored for both."
+        f"test. Holm: corrected for all {family} tests{which}. A difference counts at alpha {settings.alpha} "
+        f"(correction: {settings.correction}). Effect: d_z of means, ratio of standard deviations. Wins: share of "
+        "examples where the first scores higher, ties counting half. N: examples scored for both."
     )
     draws = settings.permutations if settings.test == "permutation" else settings.bootstrap_samples
     if settings.correction == "holm" and 2 / (draws + 1) * family > settings.alpha:
@@ -164,21 +172,22 @@ def _comparisons_table(
     if not compared:
         return f"No data set has both {settings.reference} and another experiment: nothing is compared.\n"
     named = {(run.dataset, run.experiment): run for run in runs}
-    lines = []
+    parts: dict[bool, list[tuple[str, Sequence[str]]]] = {True: [], False: []}
     for (dataset, experiment, column), one in compared.items():
-        run = named[dataset, experiment]
-        cells = [_marked(run), column, DECISIONS[one.decision(settings)], *comparison_cells(one)]
-        lines.append((run.dataset_label, cells))
-    return text_table(
-        f"Differences from {settings.reference}.",
-        ["Experiment", "Column", "Decision"],
-        COMPARISON_HEADS,
-        lines,
-        [
-            comparison_note(settings, sum(one.p is not None for one in compared.values())),
-            "Scores of a whole set of texts fall with its size: those of sets of two sizes are not compared.",
-        ],
-    )
+        run, primary = named[dataset, experiment], settings.is_primary(one.metric)
+        decision = DECISIONS[one.decision(settings)] if primary else "exploratory"
+        parts[primary].append((run.dataset_label, [_marked(run), column, decision, *comparison_cells(one)]))
+    family = sum(one.p is not None and settings.is_primary(one.metric) for one in compared.values())
+    caption, note = f"Differences from {settings.reference}", comparison_note(settings, family)
+    sizes = "Scores of a whole set of texts fall with its size: those of sets of two sizes are not compared."
+    words = ["Experiment", "Column", "Decision"]
+    tables = []
+    if parts[True]:
+        tables.append(text_table(f"{caption}.", words, COMPARISON_HEADS, parts[True], [note, sizes]))
+    if parts[False]:
+        notes = [EXPLORATORY] if parts[True] else [EXPLORATORY, note, sizes]
+        tables.append(text_table(f"{caption}, exploratory.", words, COMPARISON_HEADS, parts[False], notes))
+    return "\n".join(tables)
 
 
 def _marked(run: Run) -> str:

@@ -165,14 +165,16 @@ def _run_verdict(found: Findings, hold: str | float, runs: Sequence[Run]) -> dic
 
 
 def _summary(evidence: Sequence[Evidence], hold: str | float) -> dict[str, Any]:
-    outcomes = [item.outcome for item in evidence]
+    counted = [item for item in evidence if not item.exploratory]
+    outcomes = [item.outcome for item in counted]
     return {
         "verdict": verdict(outcomes, hold),
         "by_direction": verdict([item.direction for item in evidence], hold),
         "for": outcomes.count(1),
         "against": outcomes.count(-1),
         "neither": outcomes.count(0),
-        "tested": sum(item.comparison is not None and item.comparison.p is not None for item in evidence),
+        "tested": sum(item.comparison is not None and item.comparison.p is not None for item in counted),
+        "exploratory": len(evidence) - len(counted),
         "mixed_sources": sum(item.mixed for item in evidence),
     }
 

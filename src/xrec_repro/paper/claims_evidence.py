@@ -41,6 +41,7 @@ class Evidence:
         p_unpaired: Of two means without per-example scores: Welch's t-test from the standard deviations and numbers of
             examples. It decides nothing, and is too large where the systems find the same examples hard.
         comparison: The paired test.
+        exploratory: Whether it compares two experiments by a metric that is not primary: it does not count then.
     """
 
     source: str
@@ -59,6 +60,7 @@ class Evidence:
     seed: int | None = None
     p_unpaired: float | None = None
     comparison: Comparison | None = None
+    exploratory: bool = False
 
 
 @dataclass
@@ -148,11 +150,15 @@ class Findings:
         self.evidence.append(Evidence(metric=metric, aspect=aspect, basis=basis, **common, **numbers))
 
     def decide(self, settings: Settings) -> None:
-        """Correct all tests for their number and let them decide. A score of a whole set of texts has no test."""
-        tested = [i for i, item in enumerate(self.evidence) if item.comparison and item.comparison.p is not None]
-        family = corrected([self.evidence[i].comparison for i in tested])
-        for i, one in zip(tested, family, strict=True):
-            self.evidence[i] = replace(self.evidence[i], comparison=one, outcome=one.decision(settings))
+        """Correct the tests of primary metrics for their number and let them decide; others are exploratory.
+
+        A score of a whole set of texts has no test.
+        """
+        compared = [i for i, item in enumerate(self.evidence) if item.comparison]
+        for i, one in zip(compared, corrected([self.evidence[i].comparison for i in compared], settings), strict=True):
+            outcome = self.evidence[i].outcome if one.p is None else one.decision(settings)
+            exploratory = not settings.is_primary(one.metric)
+            self.evidence[i] = replace(self.evidence[i], comparison=one, outcome=outcome, exploratory=exploratory)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from xrec_repro.paper.appendix import (
     COMPARISON_HEADS,
+    EXPLORATORY,
     comparison_cells,
     comparison_note,
     number,
@@ -143,7 +144,8 @@ def _run_text(said: Mapping[str, Any], found: Findings, settings: Settings) -> s
     tested = [item for item in found.evidence if item.comparison]
     if tested:
         lines = [(item.dataset, [*_sides(item), *comparison_cells(item.comparison)]) for item in tested]
-        parts.append(text_table("", _WORDS, COMPARISON_HEADS, lines, [comparison_note(settings, said["tested"])]))
+        notes = [comparison_note(settings, said["tested"])] + [EXPLORATORY] * bool(said["exploratory"])
+        parts.append(text_table("", _WORDS, COMPARISON_HEADS, lines, notes))
     return "\n".join([*parts, *_plain_table(item for item in found.evidence if not item.comparison), *_gaps(said)])
 
 
@@ -160,12 +162,14 @@ def _plain_table(evidence: Iterable[Evidence]) -> list[str]:
 
 
 def _counts(said: Mapping[str, Any]) -> str:
-    return f"comparisons for it {said['for']}, against it {said['against']}, neither {said['neither']}"
+    exploratory = f", exploratory and not counted {said['exploratory']}" if said["exploratory"] else ""
+    return f"comparisons for it {said['for']}, against it {said['against']}, neither {said['neither']}{exploratory}"
 
 
 def _sides(item: Evidence) -> list[str]:
     column = item.metric if item.aspect == "mean" else f"{item.metric}_std"
-    return [column, item.system, item.other, _SIDES[item.outcome]]
+    side = f"exploratory: {_SIDES[item.direction]}" if item.exploratory else _SIDES[item.outcome]
+    return [column, item.system, item.other, side]
 
 
 def _gaps(said: Mapping[str, Any]) -> list[str]:

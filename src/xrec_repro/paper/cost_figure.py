@@ -9,7 +9,7 @@ from matplotlib.patches import Patch
 
 from xrec_repro.accounting.jobs import by_rule, total
 from xrec_repro.errors import DataError
-from xrec_repro.paper.style import Look, drawing, footnote, look, save
+from xrec_repro.paper.style import NO_OPTIONS, Look, Options, drawing, footnote, look, save
 
 _TIMES = ((3600, "h"), (60, "min"), (1, "s"))
 _MASSES = ((1, "kg"), (1e-3, "g"), (1e-6, "mg"))
@@ -18,7 +18,11 @@ _LABELS = {"done": "attempts that succeeded", "failed": "attempts that failed"}
 
 
 def costs_figure(
-    jobs: Sequence[Mapping[str, Any]], out_pdf: str | Path, out_png: str | Path, emissions: Mapping[str, Any]
+    jobs: Sequence[Mapping[str, Any]],
+    out_pdf: str | Path,
+    out_png: str | Path,
+    emissions: Mapping[str, Any],
+    settings: Options = NO_OPTIONS,
 ) -> str:
     """Draw the time and the emissions of each rule, side by side, the longest first.
 
@@ -27,6 +31,7 @@ def costs_figure(
         out_pdf: Where the PDF goes.
         out_png: Where the PNG goes.
         emissions: carbon_intensity (kg/kWh), pue, and maybe charge (share or node).
+        settings: Maybe ``captions`` and ``sizes`` (`style`).
 
     Returns:
         The caption, which is also printed under the figure.
@@ -39,7 +44,7 @@ def costs_figure(
     rules = by_rule(jobs)
     caption = _caption(jobs, emissions)
     outcomes = [name for name in _LOOKS if any(job["outcome"] == name for job in jobs)]
-    with drawing(8.5, 1.5 + 0.24 * len(rules)) as figure:
+    with drawing(7.2, 1.5 + 0.24 * len(rules), settings, "costs") as figure:
         time, kilograms = figure.subplots(1, 2, sharey=True)
         time.set_xlabel(f"time charged ({_draw(time, jobs, rules, 'charged_seconds', _TIMES)})")
         kilograms.set_xlabel(f"CO₂e by equation 1 ({_draw(kilograms, jobs, rules, 'kg_co2', _MASSES)})")
@@ -48,7 +53,7 @@ def costs_figure(
         if len(outcomes) > 1:
             handles = [_patch(_LOOKS[name], _LABELS[name]) for name in outcomes]
             figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
-        footnote(figure, caption)
+        footnote(figure, caption, settings)
         save(figure, out_pdf, out_png)
     return caption
 

@@ -1,7 +1,14 @@
 """From the lists of files that a rule names to the rows that the paper stage works on."""
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+from xrec_repro.errors import DataError
+from xrec_repro.io import read_json
+
+VALIDATION_LOSS = "validation_loss"
 
 
 def attach(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[str | None]]) -> list[dict[str, Any]]:
@@ -15,10 +22,29 @@ def attach(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[str |
 
 
 def with_intervals(rows: Sequence[Mapping[str, Any]], statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give each row ``intervals``, metric -> (low, high) of its mean, from statistics.json."""
+    """Give each row ``intervals``, column -> (low, high), from statistics.json: of means, and of ``<metric>_std``."""
     found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}
     for one in statistics["estimates"]:
         if one["mean_low"] is not None:
             place = found.setdefault((one["dataset"], one["experiment"]), {})
             place[one["metric"]] = (one["mean_low"], one["mean_high"])
+            place[f"{one['metric']}_std"] = (one["std_low"], one["std_high"])
     return [{**row, "intervals": found.get((row["dataset"], row["experiment"]), {})} for row in rows]
+
+
+def validation_loss(path: str | Path) -> float | None:
+    """Return the mean loss of the validation examples (nats per token) after tuning, None where there are none.
+
+    Args:
+        path: The adapter's provenance.json.
+
+    Raises:
+        DataError: It has no such number, or one that is not finite.
+    """
+    try:
+        loss = read_json(path)["result"][VALIDATION_LOSS]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: result.{VALIDATION_LOSS} is missing; tune the experiment again") from error
+    if loss is not None and not math.isfinite(loss):
+        raise DataError(f"{path}: result.{VALIDATION_LOSS} is {loss}; tune the experiment again")
+    return loss

@@ -15,6 +15,8 @@ from xrec_repro.paper.published import PublishedScores, study_name
 FEW_NOTE = "† In this run, only a part of the test set was explained."
 STD = "_std"  # ends the column of a metric's standard deviation
 APART = " (this run)"  # ends the name of a metric whose scores may stand beside no published ones
+# What a metric may know about its own range: the suffix of its counts -> how the tables and figures call it.
+BOUNDS = {"chance": "Chance", "reference": "Reference explanations"}
 Entry = Mapping[str, Any]
 SOURCES = {"xrec": "XRec paper", "study": "study"}
 TENTH = 300  # test examples of the study's rows marked †: a tenth of the test set
@@ -38,7 +40,7 @@ class Row:
             (`Comparable.differences`); only of measured rows.
         differences: Column -> measured minus published by the study, where that is asked for and the two compare.
         printed: Column -> the number as published.
-        kind: ``published``, or one of `kinds.LABELS`.
+        kind: ``published``, one of `kinds.LABELS`, or ``bound``: the range of a metric, no model's score.
         few: Whether only a part of the test set was explained.
         test_examples: How many the whole test set has, where that is known.
     """
@@ -63,6 +65,21 @@ class Row:
 def metric_of(column: str) -> str:
     """Return the metric that a column holds the mean or the standard deviation of."""
     return column.removesuffix(STD)
+
+
+def bounds(summary: Mapping[str, Mapping[str, Any]], kind: str) -> dict[str, float]:
+    """Return metric -> its score by chance, or that of the references (`BOUNDS`), where summary.json knows it."""
+    known = {metric: cell.get("counts", {}) for metric, cell in summary.items()}
+    return {metric: counts[f"{metric}_{kind}"] for metric, counts in known.items() if f"{metric}_{kind}" in counts}
+
+
+def ranges(summary: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return metric -> kind -> score (`bounds`), of the metrics that know any."""
+    found: dict[str, dict[str, float]] = {}
+    for kind in BOUNDS:
+        for metric, value in bounds(summary, kind).items():
+            found.setdefault(metric, {})[kind] = value
+    return found
 
 
 def dataset_blocks(entries: Sequence[Entry]) -> Iterator[tuple[str, str, list[Entry]]]:
@@ -123,6 +140,7 @@ def score_rows(
             row = _measured_row(label, group)
             row = replace(row, beside=_beside(group, beside or printed, comparable))
             yield _with_differences(row, study.get(study_name(group[0].get("published_model") or "")))
+        yield from _bound_rows(label, members)
 
 
 def elsewhere(published: Sequence[Any], published_as: Mapping[str, str | None]) -> list[Any]:
@@ -146,6 +164,22 @@ def _published_row(label: str, scores: PublishedScores) -> Row:
     )
 
 
+def _bound_rows(label: str, entries: Sequence[Entry]) -> Iterator[Row]:
+    """Yield the range of the metrics that know theirs, by the entry with most examples."""
+    for kind, name in BOUNDS.items():
+        known = [(entry["summary"], values) for entry in entries if (values := bounds(entry["summary"], kind))]
+        if known:
+            sizes = [max(_total(summary[metric]) for metric in values) for summary, values in known]
+            summary, values = known[sizes.index(max(sizes))]
+            signatures = {metric: summary[metric]["signature"] for metric in values}
+            yield Row(label, name, "true reasons", str(max(sizes)), values, signatures, kind="bound")
+
+
+def _total(cell: Mapping[str, Any]) -> int:
+    """Return how many examples there were, scored or not."""
+    return cell["n"] + cell.get("missing", 0)
+
+
 def _measured_row(label: str, group: Sequence[Entry]) -> Row:
     """Return the mean over the seeds of one experiment."""
     first = group[0]
@@ -157,7 +191,7 @@ def _measured_row(label: str, group: Sequence[Entry]) -> Row:
             spread[metric] = stdev(cell["mean"] for cell in cells)
         if all(cell["std"] is not None for cell in cells):
             values[metric + STD] = fmean(cell["std"] for cell in cells)
-        totals = [cell["n"] + cell.get("missing", 0) for cell in cells]
+        totals = [_total(cell) for cell in cells]
         counts |= set(totals)
         if unscored := sum(totals) - sum(cell["n"] for cell in cells):
             missing[metric] = (unscored, sum(totals))

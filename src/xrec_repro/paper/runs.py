@@ -111,7 +111,7 @@ def compare_to_reference(
 
     Returns:
         (data set, experiment, column) -> comparison, the column being a metric or ``<metric>_std``. Holm's
-        correction is over all of them.
+        correction is over all of them that are of primary metrics.
     """
     runs = load_runs(rows)
     found: dict[tuple[str, str, str], Comparison] = {}
@@ -120,4 +120,4 @@ def compare_to_reference(
             if run.dataset == base.dataset and run is not base:
                 for one in compare_runs(run, base, settings, metrics):
                     found[run.dataset, run.experiment, one.column] = one
-    return dict(zip(found, corrected(list(found.values())), strict=True))
+    return dict(zip(found, corrected(list(found.values()), settings), strict=True))

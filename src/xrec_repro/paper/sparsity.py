@@ -1,6 +1,5 @@
-"""Figure 4 of the XRec paper: scores by how often a test user occurs in the training data."""
+"""Scores by how often a test user occurs in the training data: what figure 4 of the XRec paper shows."""
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,24 +9,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import read_table, write_json, write_text
-from xrec_repro.paper.kinds import warnings
+from xrec_repro.io import read_json, read_table, write_json, write_text
 from xrec_repro.paper.per_example import read_scores
+from xrec_repro.paper.rows import ranges
 from xrec_repro.paper.statistics import Settings, bootstrap_interval
-from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, save, series_legend
 
 ZERO_SHOT = "zero-shot"
-_NOTHING_SCORED = "paper.sparsity.metrics: none of {} is scored; name others or score one"
+NOTHING_SCORED = "paper.sparsity.metrics: none of {} is scored; name others or score one"
 Interval = Callable[[np.ndarray], tuple[float, float]]
-_DODGE = 0.09  # between experiments, in groups
-_ORDERS = {
-    "tst": "the fewest train interactions (tst1) to those with most",
-    "ds": "most train interactions (ds1) to those with the fewest",
-}
+FEWEST = 10  # scores that an interval is made from: a bootstrap of fewer says little, and what it says is too narrow
 
 
 def sparsity_groups(
@@ -113,7 +106,7 @@ def scores_by_group(
 
     Returns:
         A row each group, ``tst1`` first and ``zero-shot`` last: group, n (examples) and scores (metric -> mean, low,
-        high). A group without a score of a metric lacks it; of a single score, low and high are None.
+        high). A group without a score of a metric lacks it; of fewer than `FEWEST`, low and high are None.
 
     Raises:
         DataError: An example's user is in no group, or a metric has not one score an example.
@@ -126,7 +119,7 @@ def scores_by_group(
             raise DataError(f"sparsity: {len(values)} scores of {metric} for {len(example_users)} examples")
     members = np.array([user_groups[user] for user in example_users])
     rows = []
-    for group in sorted(set(user_groups.values()), key=_rank):
+    for group in sorted(set(user_groups.values()), key=group_rank):
         chosen = {metric: np.asarray(values, dtype=float)[members == group] for metric, values in scores.items()}
         means = {metric: _mean(values[~np.isnan(values)], interval) for metric, values in chosen.items()}
         rows.append(
@@ -142,11 +135,12 @@ def scores_by_group(
 def _mean(values: np.ndarray, interval: Interval) -> tuple[float, float | None, float | None] | None:
     if not len(values):
         return None
-    low, high = interval(values) if len(values) > 1 else (None, None)
+    low, high = interval(values) if len(values) >= FEWEST else (None, None)
     return float(values.mean()), low, high
 
 
-def _rank(group: str) -> tuple[bool, int, str]:
+def group_rank(group: str) -> tuple[bool, int, str]:
+    """Return by what groups are sorted: tst1 first, zero-shot last."""
     return group == ZERO_SHOT, len(group), group
 
 
@@ -161,11 +155,12 @@ def write_sparsity(
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, maybe
-            kind and few, and the paths `scores` (scores.parquet), `graph` and `texts` (of the split).
+            kind and few, the paths `scores` (scores.parquet), `graph` and `texts` (of the split), and maybe `summary`.
         settings: ``groups``: 5 (XRec, `sparsity_groups`) or 3 (GaVaMoE, `example_groups`); ``metrics``: which columns
             of the scores, not those of a whole set of texts (usr, distinct); ``statistics``: that section.
-        out_json: For `figure4`: a list of the rows of `scores_by_group` with what the experiment is, users (with a test
-            example), and metric -> std and scored (examples).
+        out_json: For `sparsity_figure.figure4`: a list of the rows of `scores_by_group` with what the experiment is,
+            users (with a test example), train (the fewest and the most train interactions of a member), metric -> std
+            and scored (examples), and ranges: what the summary knows of them (`rows.ranges`).
         out_csv: The same numbers, one line a group and metric.
 
     Raises:
@@ -184,7 +179,7 @@ def write_sparsity(
             members[place] = _read_members(*place, settings["groups"])
         found += _experiment_groups(runs, members[place], settings["metrics"], interval)
     if not any(metric in row["scored"] for row in found for metric in settings["metrics"]):
-        raise ConfigError(_NOTHING_SCORED.format(", ".join(settings["metrics"])))
+        raise ConfigError(NOTHING_SCORED.format(", ".join(settings["metrics"])))
     write_json(out_json, found)
     write_text(out_csv, pd.DataFrame([*_lines(found)]).to_csv(index=False, lineterminator="\n"))
 
@@ -198,12 +193,14 @@ class _Members:
         users: Test example -> user.
         keys: Test example -> what is grouped: its user, or the example itself.
         groups: Each of these -> group; also users without a test example.
+        train: Group -> the fewest and the most train interactions of its members.
     """
 
     texts: str
     users: dict[str, int]
     keys: dict[str, Hashable]
     groups: dict[Hashable, str]
+    train: dict[str, tuple[int, int]]
 
 
 def _read_members(graph: str, texts: str, groups: int) -> _Members:
@@ -220,9 +217,18 @@ def _read_members(graph: str, texts: str, groups: int) -> _Members:
     test = pairs[pairs["split"] == "test"]
     users = dict(zip(test["example_id"], test["user"].tolist(), strict=True))
     if groups == 3:
-        return _Members(texts, users, {example: example for example in users}, example_groups(users, counts))
-    zero_shot = pairs.loc[pairs["zero_shot"], "user"].unique().tolist()
-    return _Members(texts, users, users, sparsity_groups(counts, zero_shot))
+        members = example_groups(users, counts)
+        train = _train_ranges(members, {example: counts.get(user, 0) for example, user in users.items()})
+        return _Members(texts, users, {example: example for example in users}, members, train)
+    members = sparsity_groups(counts, pairs.loc[pairs["zero_shot"], "user"].unique().tolist())
+    return _Members(texts, users, users, members, _train_ranges(members, counts))
+
+
+def _train_ranges(groups: Mapping[Hashable, str], counts: Mapping[Hashable, int]) -> dict[str, tuple[int, int]]:
+    found: dict[str, list[int]] = defaultdict(list)
+    for key, group in groups.items():
+        found[group].append(counts.get(key, 0))
+    return {group: (min(numbers), max(numbers)) for group, numbers in found.items()}
 
 
 def _experiments(rows: Iterable[Mapping[str, Any]], out_json: str | Path) -> list[list[Mapping[str, Any]]]:
@@ -262,11 +268,14 @@ def _experiment_groups(
     users = np.array([members.users[example] for example in examples])
     about = {key: runs[0][key] for key in ("dataset", "dataset_label", "experiment", "experiment_label")}
     about |= {"kind": runs[0].get("kind"), "few": any(run.get("few", False) for run in runs)}
-    about["seeds"] = [run["seed"] for run in runs]
+    about |= {
+        "seeds": [run["seed"] for run in runs],
+        "ranges": ranges(read_json(runs[0]["summary"])) if runs[0].get("summary") else {},
+    }
     found = []
     for row in scores_by_group(dict(zip(present, cube.mean(axis=0), strict=True)), keys, members.groups, interval):
         inside = groups == row["group"]
-        row |= {"users": len(np.unique(users[inside])), "std": {}, "scored": {}}
+        row |= {"users": len(np.unique(users[inside])), "train": members.train[row["group"]], "std": {}, "scored": {}}
         for metric, values in zip(present, cube[..., inside].swapaxes(0, 1), strict=True):
             scored = values[:, ~np.isnan(values).any(axis=0)]
             row["scored"][metric] = scored.shape[1]
@@ -280,103 +289,8 @@ def _lines(groups: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield the lines of the CSV file."""
     for row in groups:
         common = {key: row[key] for key in ("dataset", "experiment", "group", "users", "n")}
-        common["seeds"] = len(row["seeds"])
+        common |= {"seeds": len(row["seeds"]), "train_min": row["train"][0], "train_max": row["train"][1]}
         for metric, scored in row["scored"].items():
             mean, low, high = row["scores"].get(metric, (None, None, None))
             numbers = {"mean": mean, "std": row["std"].get(metric), "low": low, "high": high}
             yield common | {"metric": metric, "scored": scored} | numbers
-
-
-def figure4(
-    groups: Sequence[Mapping[str, Any]], out_pdf: str | Path, out_png: str | Path, settings: Mapping[str, Any]
-) -> str:
-    """Draw scores by group of users: one panel a metric and data set, one line an experiment.
-
-    Args:
-        groups: Rows of `scores_by_group`, each with dataset_label and experiment_label, and maybe kind and few,
-            besides.
-        out_pdf: Where the PDF goes.
-        out_png: Where the PNG goes.
-        settings: ``metrics``: which to draw, of those that are scored; ``confidence``: of the intervals, e.g. 0.95.
-
-    Returns:
-        The caption, which is also printed under the figure.
-
-    Raises:
-        DataError: There is no group, or one is given twice.
-        ConfigError: No group has one of the metrics.
-    """
-    if not groups:
-        raise DataError(f"{out_pdf}: there is no group of users to draw; name an experiment in run.experiments")
-    _check(groups)
-    metrics = [metric for metric in settings["metrics"] if any(metric in row["scores"] for row in groups)]
-    if not metrics:
-        raise ConfigError(_NOTHING_SCORED.format(", ".join(settings["metrics"])))
-    datasets = list(dict.fromkeys(row["dataset_label"] for row in groups))
-    looks = {label: look(n) for n, label in enumerate(dict.fromkeys(row["experiment_label"] for row in groups))}
-    caption = _caption(groups, settings["confidence"])
-    with drawing(max(6.5, 3.6 * len(datasets)), 1.5 + 2.2 * len(metrics)) as figure:
-        grid = figure.subplots(len(metrics), len(datasets), squeeze=False, sharex="col")
-        for metric, axes_row in zip(metrics, grid, strict=True):
-            for dataset, axes in zip(datasets, axes_row, strict=True):
-                _draw(axes, [row for row in groups if row["dataset_label"] == dataset], metric, looks)
-            axes_row[0].set_ylabel(metric_label(metric))
-        for dataset, axes in zip(datasets, grid[0], strict=True):
-            axes.set_title(dataset, fontweight="bold")
-        figure.align_ylabels()
-        few = {row["experiment_label"] for row in groups if row.get("few")}
-        series_legend(figure, {label + "†" * (label in few): seen for label, seen in looks.items()})
-        footnote(figure, caption)
-        save(figure, out_pdf, out_png)
-    return caption
-
-
-def _caption(groups: Sequence[Mapping[str, Any]], confidence: float) -> str:
-    order = _ORDERS["tst" if any(row["group"].startswith("tst") for row in groups) else "ds"]
-    parts = [
-        f"Mean score by group of users, from those with {order}; zero-shot: users without any. n: test examples. "
-        f"Axes do not start at 0. Whiskers: {100 * confidence:g} % bootstrap interval of the mean."
-    ]
-    few = dict.fromkeys(f"{row['dataset_label']}: {row['experiment_label']}" for row in groups if row.get("few"))
-    if few:
-        parts.append(f"† a part of the test set only ({'; '.join(few)}).")
-    parts += warnings(row.get("kind") for row in groups)
-    return " ".join(parts)
-
-
-def _check(groups: Sequence[Mapping[str, Any]]) -> None:
-    seen = set()
-    for row in groups:
-        key = (row["dataset_label"], row["experiment_label"], row["group"])
-        if key in seen:
-            raise DataError(f"figure 4: {' / '.join(key)} is given twice; name it once")
-        seen.add(key)
-
-
-def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, looks: Mapping[str, Look]) -> None:
-    names = sorted({row["group"] for row in rows}, key=_rank)
-    shift = -_DODGE * (len(looks) - 1) / 2
-    for number, (label, seen) in enumerate(looks.items()):
-        own = {
-            row["group"]: row["scores"][metric]
-            for row in rows
-            if row["experiment_label"] == label and metric in row["scores"]
-        }
-        places = [names.index(group) + shift + _DODGE * number for group in names]
-        means = [own[group][0] if group in own else math.nan for group in names]
-        trained = len([group for group in names if group != ZERO_SHOT])
-        for part in (slice(None, trained), slice(trained, None)):  # nothing lies between tst5 and zero-shot
-            axes.plot(places[part], means[part], zorder=3, **line(seen))
-        for place, group in zip(places, names, strict=True):
-            _, low, high = own.get(group, (None, None, None))
-            if low is not None and high is not None:
-                axes.vlines(place, low, high, color=seen.colour, linewidth=1.2, zorder=2)
-    if not any(metric in row["scores"] for row in rows):
-        axes.text(0.5, 0.5, "not scored", transform=axes.transAxes, ha="center", color="0.25")
-    axes.set_xticks(range(len(names)), [f"{name}\n{_size(rows, name)}" for name in names])
-    axes.margins(x=0.05)
-
-
-def _size(rows: Sequence[Mapping[str, Any]], group: str) -> str:
-    sizes = sorted({row["n"] for row in rows if row["group"] == group})
-    return f"n={sizes[0]}" if len(sizes) == 1 else f"n={sizes[0]}–{sizes[-1]}"

@@ -35,6 +35,8 @@ class Settings:
         correction: ``holm`` | ``none``: whether it is corrected for the number of comparisons before it decides.
         alpha: A difference is significant if its p-value is at most this.
         reference: The experiment with which the others of its data set are compared.
+        primary: The metrics whose comparisons are tested as one family and may decide; what is found of any other is
+            exploratory. None: all are primary.
     """
 
     seed: int
@@ -46,6 +48,7 @@ class Settings:
     correction: str
     alpha: float
     reference: str
+    primary: Sequence[str] | None
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Settings":
@@ -72,6 +75,10 @@ class Settings:
             if not 0 < settings[key] < 1:
                 raise ConfigError(f"statistics.{key}: {settings[key]} is not between 0 and 1")
         return cls(**settings)
+
+    def is_primary(self, metric: str) -> bool:
+        """Tell whether a metric's comparisons are tests; else they are exploratory."""
+        return self.primary is None or metric in self.primary
 
 
 @dataclass(frozen=True)
@@ -123,7 +130,7 @@ class Comparison:
         seed_sd: Sample standard deviation of the difference over the seeds; None for a single one.
         p_permutation: Two-sided, paired permutation test.
         p_bootstrap: Two-sided: twice the share of paired bootstrap samples on the other side of no difference.
-        p: Of the two, the one that decides; `p_holm` is it corrected for the family.
+        p: Of the two, the one that decides; `p_holm` is it corrected for the family, None for exploratory metrics.
         d_z: Mean of the paired differences over their sample standard deviation (means only).
         superiority: Share of examples where `system` scores higher, ties counting half (means only).
         ratio: `value` over `other_value` (standard deviations only).
@@ -165,9 +172,9 @@ class Comparison:
         return direction(self.difference, self.aspect)
 
     def decision(self, settings: Settings) -> int:
-        """Return `direction` where the difference is significant, else 0."""
+        """Return `direction` where the difference is significant, else 0; an exploratory one decides nothing."""
         p = self.p_holm if settings.correction == "holm" else self.p
-        return self.direction if p is not None and p <= settings.alpha else 0
+        return self.direction if settings.is_primary(self.metric) and p is not None and p <= settings.alpha else 0
 
 
 def direction(difference: float, aspect: str) -> int:
@@ -235,7 +242,7 @@ def paired_comparisons(
     settings: Settings,
     corpus: Collection[str] = (),
 ) -> list[Comparison]:
-    """Compare every experiment with the reference; Holm's correction is over all that is returned.
+    """Compare every experiment with the reference; Holm's correction is over all primary metrics that are returned.
 
     Args:
         scores_by_experiment: Experiment -> its scores.parquet, or those of its seeds, in the same order for all.
@@ -260,12 +267,12 @@ def paired_comparisons(
             if len(one) != len(two):
                 raise DataError(f"{name} has {len(one)} seeds, {reference} has {len(two)}; run both with the same")
             found += compare_files(one, two, (name, reference), metrics, settings, corpus)
-    return corrected(found)
+    return corrected(found, settings)
 
 
-def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
-    """Return the comparisons with `p_holm`, all those with a p-value being one family."""
-    tested = [i for i, one in enumerate(comparisons) if one.p is not None]
+def corrected(comparisons: Sequence[Comparison], settings: Settings) -> list[Comparison]:
+    """Return the comparisons with `p_holm`, all those of primary metrics with a p-value being one family."""
+    tested = [i for i, one in enumerate(comparisons) if one.p is not None and settings.is_primary(one.metric)]
     result = list(comparisons)
     for i, p in zip(tested, resampling.holm(np.array([comparisons[i].p for i in tested])), strict=True):
         result[i] = replace(comparisons[i], p_holm=float(p))

@@ -1,6 +1,5 @@
 """Sweeps: how scores and the held-out loss move with one setting (the study's next checks)."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -11,12 +10,13 @@ from matplotlib.axes import Axes
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_text
+from xrec_repro.paper.inputs import VALIDATION_LOSS, validation_loss
 from xrec_repro.paper.kinds import warnings
+from xrec_repro.paper.rows import ranges
 from xrec_repro.paper.runs import Run, load_runs
 from xrec_repro.paper.statistics import Settings, estimates
-from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, save, series_legend
+from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
 
-VALIDATION_LOSS = "validation_loss"
 _SPANNING = 4  # from this ratio of the largest value to the smallest on, the axis is logarithmic
 Line = dict[str, Any]
 
@@ -34,7 +34,8 @@ def figure_sweeps(
         rows: One a sweep, value and seed: what `paper.runs.load_runs` needs, `sweep`, `key` (of the setting), `value`,
             `own` (whether it is the base's), `base_label`, and `train`: the adapter's provenance.json, or None.
         settings: ``metrics``: score columns, and ``validation_loss`` for the mean loss of the validation examples
-            (nats per token); those that no row has are left out. ``statistics``: that section.
+            (nats per token); those that no row has are left out. ``statistics``: that section; maybe
+            ``captions`` and ``sizes`` (`style`).
         out_pdf: Where the PDF goes.
         out_png: Where the PNG goes.
         out_csv: One line a sweep, value and metric: mean (over examples and seeds), bootstrap interval (none for
@@ -59,7 +60,7 @@ def figure_sweeps(
     numbers = pd.DataFrame(lines).astype({"n": "Int64", "missing": "Int64"})
     write_text(out_csv, numbers.to_csv(index=False, lineterminator="\n"))
     caption = _caption(rows, lines, statistics)
-    _draw_all(rows, lines, metrics, caption, (out_pdf, out_png))
+    _draw_all(rows, lines, metrics, caption, settings, (out_pdf, out_png))
     return caption
 
 
@@ -97,21 +98,11 @@ def _score(run: Run, metric: str, statistics: Settings) -> Line | None:
 
 
 def _loss(rows: Sequence[Mapping[str, Any]]) -> Line | None:
-    losses = [_validation_loss(row["train"]) for row in rows if row["train"]]
+    losses = [validation_loss(row["train"]) for row in rows if row["train"]]
     if not losses or None in losses:  # without embeddings nothing is tuned; without validation texts nothing measured
         return None
     unknown = dict.fromkeys(("low", "high", "n", "missing"))
     return {"mean": fmean(losses), **unknown, **_over_seeds(losses), "signature": None}
-
-
-def _validation_loss(path: str | Path) -> float | None:
-    try:
-        loss = read_json(path)["result"][VALIDATION_LOSS]
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{path}: result.{VALIDATION_LOSS} is missing; tune the experiment again") from error
-    if loss is not None and not math.isfinite(loss):
-        raise DataError(f"{path}: result.{VALIDATION_LOSS} is {loss}; tune the experiment again")
-    return loss
 
 
 def _over_seeds(means: Sequence[float]) -> Line:
@@ -133,26 +124,34 @@ def _draw_all(
     lines: Sequence[Line],
     metrics: Sequence[str],
     caption: str,
+    settings: Mapping[str, Any],
     paths: tuple[str | Path, str | Path],
 ) -> None:
     sweeps = {row["sweep"]: row for row in rows}  # any row of each knows what all of its sweep have in common
     looks = {label: look(n) for n, label in enumerate(dict.fromkeys(row["base_label"] for row in sweeps.values()))}
+    known = {sweep: ranges(read_json(row["summary"])) for sweep, row in sweeps.items()}
     few = {row["base_label"] for row in rows if row.get("few")}
-    with drawing(max(5.0, 3.2 * len(sweeps)), 1.5 + 1.9 * len(metrics)) as figure:
+    with drawing(max(5.0, 3.2 * len(sweeps)), 1.5 + 1.9 * len(metrics), settings, "sweeps") as figure:
         grid = figure.subplots(len(metrics), len(sweeps), squeeze=False, sharex="col", sharey="row")
         for metric, axes_row in zip(metrics, grid, strict=True):
             for (sweep, row), axes in zip(sweeps.items(), axes_row, strict=True):
                 points = [one for one in lines if one["sweep"] == sweep and one["metric"] == metric]
                 values = list(dict.fromkeys(other["value"] for other in rows if other["sweep"] == sweep))
                 _draw(axes, points, values, looks[row["base_label"]])
+                if points and metric in known[sweep]:
+                    range_lines(axes, known[sweep][metric])
             loss = "validation loss\n(nats per token)"
             axes_row[0].set_ylabel(loss if metric == VALIDATION_LOSS else metric_label(metric))
         for row, first, last in zip(sweeps.values(), grid[0], grid[-1], strict=True):
-            first.set_title(f"{row['dataset_label']}: {row['sweep']}", fontweight="bold")
+            first.set_title(
+                f"{row['dataset_label']}: {row['sweep']}",
+                fontweight="bold",
+                pad=16 if metrics[0] in known[row["sweep"]] else 6,
+            )
             last.set_xlabel(row["key"])
         figure.align_ylabels()
         series_legend(figure, {label + "†" * (label in few): seen for label, seen in looks.items()})
-        footnote(figure, caption)
+        footnote(figure, caption, settings)
         save(figure, *paths)
 
 

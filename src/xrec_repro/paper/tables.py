@@ -62,6 +62,7 @@ def make_score_table(
     columns: Sequence[str] | None = DEFAULT_COLUMNS,
     show_difference: bool = False,
     all_published: bool = False,
+    primary: Sequence[str] | None = None,
 ) -> None:
     """Write table 1 or 2 as CSV (every metric, full precision), Markdown and LaTeX (needs booktabs and graphicx).
 
@@ -82,6 +83,7 @@ def make_score_table(
         show_difference: Whether to print, under measured rows with a `published_model`, measured minus published by
             the study. Rows of other kinds than ``measured`` get none.
         all_published: Whether to print the published rows of data sets that this run does not have, too.
+        primary: ``statistics.primary``: the metrics that decide, for a note, or None for all.
 
     Raises:
         DataError: No entry, one given twice, a malformed summary, mixed signatures, or an unknown name.
@@ -107,7 +109,8 @@ def make_score_table(
     rows = [set_apart(row) for row in rows]
     shown = _columns(rows, columns) or _columns(rows, None)
     table = _Table(rows, shown, _ranks(rows, shown))
-    write_sheet(_sheet(number, table, caption_notes), records, out_csv, out_md, out_tex)
+    notes = [*_primary_note(table, primary), *caption_notes]
+    write_sheet(_sheet(number, table, notes), records, out_csv, out_md, out_tex)
 
 
 # The arguments of `make_score_table` after its number.
@@ -156,7 +159,7 @@ def _ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[int, str],
         sign = 1 if column == metric else -1
         groups: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
         for number, row in enumerate(rows):
-            if column in row.values:
+            if column in row.values and row.kind != "bound":
                 value = sign * round(row.values[column], _decimals(column))
                 size = row.n if _base(metric) in WHOLE_SET else ""
                 groups[row.block, row.kind, row.signatures[metric], size][number] = value
@@ -252,6 +255,11 @@ def _notes(table: _Table) -> list[str]:
         notes.append(f"† Published for {TENTH} test examples, a tenth of the test set.")
     if any(row.few and row.kind != "published" for row in rows):
         notes.append(FEW_NOTE)
+    if "bound" in kinds:
+        notes.append(
+            "Chance: the expected score of the reference explanations if they were dealt to the examples at random. "
+            "Reference explanations: their own score, below 1 where they name the strongest reasons only."
+        )
     unscored = [_unscored(row, shown) for row in rows if shown & row.missing.keys()]
     if unscored:
         notes.append(f"‡ Less the examples that could not be scored: {'; '.join(unscored)}.")
@@ -281,6 +289,15 @@ def _comparisons(table: _Table) -> Iterator[str]:
     for about, names in ((f"Columns{APART} do not", alone), ("In columns of both, these do not", partly)):
         if names:
             yield f"{about} compare with published ones: {'; '.join(': '.join(pair) for pair in names.items())}."
+
+
+def _primary_note(table: _Table, primary: Sequence[str] | None) -> list[str]:
+    measured = {_base(metric) for row in table.rows if row.kind != "published" for metric in row.signatures}
+    shown = [metric for metric in dict.fromkeys(map(_base, table.columns)) if metric in measured]
+    if primary is None or all(metric in primary for metric in shown):
+        return []
+    named = ", ".join(_heading(metric) for metric in shown if metric in primary) or "none of those shown"
+    return [f"Primary metrics of this run: {named}. What its other columns show is exploratory."]
 
 
 def _unscored(row: Row, shown: set[str]) -> str:
