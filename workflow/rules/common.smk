@@ -359,6 +359,17 @@ def metric_params(metric):
     }
 
 
+def failure_params(folder):
+    """Return where a metric's failures are counted, and their number: one more makes the rule due again."""
+    record = f"{folder}/failures.txt"
+
+    def count(wildcards):
+        path = Path(record.format(**wildcards))
+        return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+
+    return {"failures": record, "failed_before": count}
+
+
 def shards_of(stage, metric=None):
     """Return the names of a stage's shards, none where one job does it all; of the metrics, judges alone have some."""
     count = 1 if stage == "judging" and metric not in JUDGES else config["scatter"][stage]

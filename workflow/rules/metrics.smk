@@ -30,6 +30,7 @@ for METRIC in config["metrics"]["use"]:
         params:
             **when(SHARDS, shard="{shard}", cut=config["metrics"][METRIC].get("batch_size")),
             **metric_params(METRIC),
+            **failure_params(MADE),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
             **when(runs_model(METRIC), compute=config["compute"]),
             code=digest("score_metric", f"metrics/{METRIC}"),
@@ -61,6 +62,7 @@ for METRIC in config["metrics"]["use"]:
                 runtime=scaled(10),
             params:
                 **metric_params(METRIC),
+                **failure_params(FOLDER),
                 code=digest("gather_scores"),
             script:
                 "../scripts/gather_scores.py"
@@ -88,3 +90,28 @@ rule merge_scores:
         code=digest("merge_scores"),
     script:
         "../scripts/merge_scores.py"
+
+
+# A metric that fails leaves its reason in place of its scores. All else is made; here the run ends with an error.
+rule check_metrics:
+    input:
+        summary=list(dict.fromkeys(paper_file("summary", paper_row(*pair, seed)) for pair in PAIRS for seed in SEEDS)),
+    output:
+        provenance=f"{PAPER}/metrics.provenance.json",
+    log:
+        f"{PAPER}/logs/check_metrics.log",
+    benchmark:
+        f"{PAPER}/benchmarks/check_metrics.tsv"
+    priority: -1
+    retries: 0  # of no use
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
+    params:
+        settings={},
+        code=digest("check_metrics"),
+    script:
+        "../scripts/check_metrics.py"

@@ -31,6 +31,7 @@ class Row:
         seeds: How many runs the numbers are the mean of; 0 for published rows, which do not say.
         seed_sd: Metric -> sample standard deviation of its mean over the seeds.
         missing: Metric -> examples that could not be scored, and all examples, both over all seeds; only where any.
+        failed: Metric that failed -> why; it has no values.
         differences: Column -> measured minus published by the study, where that is asked for.
         printed: Column -> the number as published.
         kind: ``published``, ``measured`` or ``demo``.
@@ -47,6 +48,7 @@ class Row:
     seeds: int = 0
     seed_sd: dict[str, float] = field(default_factory=dict)
     missing: dict[str, tuple[int, int]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     kind: str = "published"
@@ -162,12 +164,13 @@ def _measured_row(label: str, group: Sequence[Entry], study: PublishedScores | N
         block=label,
         model=first["experiment_label"],
         source=source if len(group) == 1 else f"{source}, {len(group)} seeds",
-        n=str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}",
+        n="-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "–",
         values=values,
         signatures={metric: cell["signature"] for metric, cell in first["summary"].items()},
         seeds=len(group),
         seed_sd=spread,
         missing=missing,
+        failed=first.get("failed", {}),
         differences={column: values[column] - compared[column] for column in values if column in compared},
         kind=first["kind"],
         few=any(entry.get("few", False) for entry in group),
@@ -182,7 +185,7 @@ def _check_entry(table: str, entry: Entry, group: Sequence[Entry]) -> None:
     if entry["kind"] not in ("demo", "measured") or entry["kind"] != group[0]["kind"]:
         raise DataError(f"{place}: kind {entry['kind']!r}; say demo or measured, for all seeds alike")
     summary, expected = entry["summary"], group[0]["summary"]
-    if not summary or set(summary) != set(expected):
+    if not (summary or entry.get("failed")) or set(summary) != set(expected):
         raise DataError(f"{place}: no metric, or not those of the other seeds; score it again")
     for metric, cell in summary.items():
         if not {"mean", "std", "n", "signature"} <= set(cell):
