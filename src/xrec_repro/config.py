@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from jsonschema import Draft202012Validator, ValidationError, validators
 
-from xrec_repro.config_files import read_config_file
+from xrec_repro.config_files import read_config_file, with_added
 from xrec_repro.errors import ConfigError
 
 # Sections that an experiment may override: everything else is computed once a data set and shared. One that overrides
@@ -53,7 +53,7 @@ def load_config(*paths: str | Path) -> Config:
     """
     config: Config = {}
     for path in paths:
-        config = merge(config, read_config_file(path))
+        config = merge(config, with_added(config, read_config_file(path)))
     return complete(config)
 
 

@@ -20,7 +20,7 @@ from xrec_repro.config import (
     settings,
     sweep_members,
 )
-from xrec_repro.config_files import check_files
+from xrec_repro.config_files import added_experiments, check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, code_digest, libraries_of, neutral, places_digest, significant
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
@@ -37,10 +37,12 @@ shell.prefix("set -euo pipefail; trap : TERM; ")
 
 try:
     check_files(workflow.configfiles)
-    config.update(complete(config))
+    base = WORKFLOW / "config/config.yaml"
+    overlays = [path for path in workflow.configfiles if not base.samefile(path)]
+    config.update(complete(added_experiments([base, *overlays], config)))
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
     # Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
-    config.update(merge(load_config(WORKFLOW / "config/config.yaml"), config))
+    config.update(merge(load_config(base), config))
     LISTED = experiment_pairs(config)  # what tables and figures show unless they name more: sweeps add to the run
     config.update(expand_sweeps(config))
     RAW_FILES = raw_files(config)  # as they are when the configuration is read, for all jobs
