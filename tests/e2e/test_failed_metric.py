@@ -23,7 +23,7 @@ AWAY = "http://127.0.0.1:9/v1"  # nobody listens there
 
 def overlay(url: str, **metrics) -> dict:
     chosen = {"use": ["gptscore", "bertscore", "usr", "faithfulness"]} | metrics
-    server = {"base_url": url, "request_attempts": 1, "concurrency": 1, "cache": None}
+    server = {"base_url": url, "revision": "served", "request_attempts": 1, "concurrency": 1, "cache": None}
     return {"run": {"experiments": EXPERIMENTS}, "metrics": chosen | {"gptscore": server}}
 
 
@@ -75,7 +75,7 @@ def test_metrics_that_fail_leave_their_reason_and_are_scored_when_the_cause_is_m
     assert {"score_gptscore", "score_bertscore", "merge_scores", "check_metrics"} <= due_rules(printed)
     assert "score_usr" not in due_rules(printed)
 
-    with ChatServer([Fault("content", text="70")] * 1000) as server:  # `base_url` alone makes nothing due
+    with ChatServer([Fault("content", text="70")] * 1000) as server:  # the address alone makes nothing due
         code, printed = snakemake(folder, merge(tiny, overlay(server.url)))
     assert code == 0, printed
     table = pd.read_csv(results / "paper/tables/table2.csv").query("kind == 'demo'")
