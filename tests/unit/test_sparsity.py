@@ -217,6 +217,15 @@ def test_figure4_marks_subsets_and_says_where_a_metric_is_missing(world, drawn):
     assert [label.get_text().split("\n")[0] for label in yelp.get_xticklabels()] == ["ds1", "ds2", "ds3", ZERO_SHOT]
 
 
+def test_figure4_says_why_where_none_of_its_metrics_could_be_scored(world, tmp_path):
+    other = pd.read_parquet(world.row()["scores"]).set_index("example_id")[["bertscore_f1"]]
+    found = world.group([world.row(scores=other) | {"failed": {"bleurt": "the model is gone"}}], metrics=["bleurt"])
+    assert all(row["scored"] == {} for row in found)
+    caption = figure4(found, tmp_path / "f.pdf", tmp_path / "f.png", FIGURE | {"metrics": ["bleurt"]})
+    assert caption == "No metric of this figure has scores. bleurt: the model is gone"
+    assert (tmp_path / "f.pdf").stat().st_size and (tmp_path / "f.png").stat().st_size
+
+
 def test_cold_users_of_the_split_are_the_zero_shot_group(tmp_path):
     stage = Stage(tmp_path).core(grid(20, 12))
     stage.run(cold_users=0.15)

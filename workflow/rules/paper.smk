@@ -257,7 +257,7 @@ rule plot_figure3:
 
 rule group_scores:
     input:
-        **paper_inputs(None, "scores", "graph", "texts"),
+        **paper_inputs(None, "scores", "summary", "graph", "texts"),
     output:
         **paper_files("statistics/groups", "json", "csv", category="Numbers"),
     log:
@@ -272,7 +272,7 @@ rule group_scores:
         runtime=scaled(30),
     params:
         settings={"rows": paper_rows(None), "statistics": config["statistics"], **CHOICES["sparsity"]},
-        files=paper_paths(None, "scores", "graph", "texts"),
+        files=paper_paths(None, "scores", "summary", "graph", "texts"),
         code=digest("group_scores"),
     script:
         "../scripts/group_scores.py"

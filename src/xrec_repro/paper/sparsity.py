@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
+from xrec_repro.paper.inputs import reason_of
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.statistics import Settings, bootstrap_interval
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, save, series_legend
@@ -160,7 +161,8 @@ def write_sparsity(
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, maybe
-            kind and few, and the paths `scores` (scores.parquet), `graph` and `texts` (of the split).
+            kind, few and failed (metric without scores -> why), and the paths `scores` (scores.parquet), `graph` and
+            `texts` (of the split).
         settings: ``groups``: 5 (XRec, `sparsity_groups`) or 3 (GaVaMoE, `example_groups`); ``metrics``: which columns
             of the scores, not those of a whole set of texts (usr, distinct); ``statistics``: that section.
         out_json: For `figure4`: a list of the rows of `scores_by_group` with what the experiment is, users (with a test
@@ -168,7 +170,8 @@ def write_sparsity(
         out_csv: The same numbers, one line a group and metric.
 
     Raises:
-        ConfigError: `groups` is neither, the statistics cannot be used, or no experiment has one of the metrics.
+        ConfigError: `groups` is neither, the statistics cannot be used, or no experiment has one of the metrics, none
+            of which failed.
         DataError: There is no row, one is given twice, or files are unusable or contradict each other.
     """
     if settings["groups"] not in (5, 3):
@@ -182,7 +185,7 @@ def write_sparsity(
         if place not in members:
             members[place] = _read_members(*place, settings["groups"])
         found += _experiment_groups(runs, members[place], settings["metrics"], interval)
-    if not any(metric in row["scored"] for row in found for metric in settings["metrics"]):
+    if not any(metric in row["scored"] or metric in row["failed"] for row in found for metric in settings["metrics"]):
         raise ConfigError(_NOTHING_SCORED.format(", ".join(settings["metrics"])))
     write_json(out_json, found)
     write_text(out_csv, pd.DataFrame([*_lines(found)]).to_csv(index=False, lineterminator="\n"))
@@ -262,6 +265,8 @@ def _experiment_groups(
     about = {key: runs[0][key] for key in ("dataset", "dataset_label", "experiment", "experiment_label")}
     about |= {"kind": runs[0].get("kind"), "few": any(run.get("few", False) for run in runs)}
     about["seeds"] = [run["seed"] for run in runs]
+    reasons = {metric: reason_of(metric, runs[0].get("failed", {})) for metric in metrics}
+    about["failed"] = {metric: why for metric, why in reasons.items() if why is not None}
     found = []
     for row in scores_by_group(dict(zip(present, cube.mean(axis=0), strict=True)), keys, members.groups, interval):
         inside = groups == row["group"]
@@ -309,6 +314,8 @@ def figure4(
         raise DataError(f"{out_pdf}: there is no group of users to draw; name an experiment in run.experiments")
     _check(groups)
     metrics = [metric for metric in settings["metrics"] if any(metric in row["scores"] for row in groups)]
+    if not metrics and any(row.get("failed") for row in groups):
+        return _nothing(groups, out_pdf, out_png)
     if not metrics:
         raise ConfigError(_NOTHING_SCORED.format(", ".join(settings["metrics"])))
     datasets = list(dict.fromkeys(row["dataset_label"] for row in groups))
@@ -325,6 +332,16 @@ def figure4(
         figure.align_ylabels()
         few = {row["experiment_label"] for row in groups if row.get("few")}
         series_legend(figure, {label + "†" * (label in few): seen for label, seen in looks.items()})
+        footnote(figure, caption)
+        save(figure, out_pdf, out_png)
+    return caption
+
+
+def _nothing(groups: Sequence[Mapping[str, Any]], out_pdf: str | Path, out_png: str | Path) -> str:
+    """Draw why there is nothing to draw, and return it."""
+    failed = dict.fromkeys(f"{metric}: {why}" for row in groups for metric, why in row["failed"].items())
+    caption = f"No metric of this figure has scores. {' '.join(failed)}"
+    with drawing(6.5, 1.5) as figure:
         footnote(figure, caption)
         save(figure, out_pdf, out_png)
     return caption
