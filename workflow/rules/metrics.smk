@@ -103,7 +103,6 @@ rule check_metrics:
     benchmark:
         f"{PAPER}/benchmarks/check_metrics.tsv"
     priority: -1
-    retries: 0  # of no use
     conda:
         ENVIRONMENT
     threads: 1
