@@ -27,3 +27,4 @@ rule all:
     default_target: True
     input:
         PAPER_FILES,
+        rules.check_metrics.output,

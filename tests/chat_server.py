@@ -41,6 +41,7 @@ class ChatServer:
         faults: What happens to the next requests, one entry each; None is a request that goes well.
         delay_s: Seconds that every answer takes.
         most_at_once: The largest number of requests that were under way together.
+        refused: Field of a request -> the words with which it is refused, in status 400.
         answers_as: Model and fingerprint that the next replies name; else the model that was asked for.
     """
 
@@ -49,6 +50,7 @@ class ChatServer:
         self.faults = deque(faults or [])
         self.delay_s = delay_s
         self.most_at_once = 0
+        self.refused: dict[str, str] = {}
         self.answers_as: list[tuple[str | None, str | None]] = []
         self._under_way = 0
         self._lock = threading.Lock()
@@ -106,6 +108,8 @@ class ChatServer:
                 time.sleep(server.delay_s)
                 if self.path != "/v1/chat/completions":
                     self._send(404, json.dumps({"error": {"message": f"no route {self.path}"}}))
+                elif said := [words for name, words in server.refused.items() if name in body]:
+                    self._send(400, json.dumps({"error": {"message": said[0]}}))
                 elif fault is None:
                     self._send(200, completion(body, answer(body), "stop", *server._name()))
                 elif fault.kind == "status":

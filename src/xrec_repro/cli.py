@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     score.add_argument("references", type=Path, help="likewise, in the same order")
     score.add_argument("--metrics", nargs="+", default=["usr"], help="names of metrics (default: usr)")
     score.add_argument("--config", type=Path, nargs="*", default=[], help="overlays of config/config.yaml")
+    score.add_argument("--out", type=Path, metavar="FILE", help="write every example's scores, too (.parquet or .csv)")
     score.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     score.set_defaults(command=_score)
     explain = commands.add_parser("explain", help="print an explanation, the profiles behind it and the true reasons")
@@ -84,12 +85,18 @@ def _check(options: argparse.Namespace) -> int:
     return int(any(finding.kind == MISSING for finding in findings))
 
 
-def _score(options: argparse.Namespace) -> None:
+def _score(options: argparse.Namespace) -> int:
+    from xrec_repro.metrics.base import FAILED
     from xrec_repro.metrics.score import format_scores, score_files
 
     metrics = _checked(options.config)["metrics"]
-    result = score_files(options.predictions, options.references, options.metrics, metrics, options.device)
-    print(format_scores(result))
+    result = score_files(options.predictions, options.references, options.metrics, metrics, options.device, options.out)
+    failed = {name: cell[FAILED] for name, cell in result.items() if FAILED in cell}
+    if len(failed) < len(result):
+        print(format_scores(result))
+    for name, reason in failed.items():
+        print(f"xrec-repro: {name} has no scores: {reason}", file=sys.stderr)
+    return int(bool(failed))
 
 
 def _explain(options: argparse.Namespace) -> None:

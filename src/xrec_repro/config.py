@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from xrec_repro.checks import absent, hint, impossible, listed, problems
-from xrec_repro.config_files import read_config_file
+from xrec_repro.config_files import read_config_file, with_added
 from xrec_repro.errors import ConfigError
 from xrec_repro.methods import METHODS
 from xrec_repro.methods.base import Method
@@ -55,7 +55,7 @@ def load_config(*paths: str | Path) -> Config:
     """
     config: Config = {}
     for path in paths:
-        config = merge(config, read_config_file(path))
+        config = merge(config, with_added(config, read_config_file(path)))
     return complete(config)
 
 

@@ -32,6 +32,52 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
         return _read(path, yaml.SafeLoader)
 
 
+def with_added(config: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return an overlay whose ``run.experiments`` may be ``{add: [names]}``: the list of `config` and these behind it.
+
+    Args:
+        config: What it is laid over.
+        over: The overlay; of another form it is returned as it is.
+
+    Raises:
+        ConfigError: ``add`` has no list of names, stands beside other keys, or there is no list to add to.
+    """
+    value, known = _experiments(over), _experiments(config)
+    if not isinstance(value, dict):
+        return over
+    names = value.get("add")
+    if set(value) != {"add"} or not isinstance(names, list) or not names or not isinstance(known, list):
+        raise ConfigError("run.experiments: neither a list nor {add: [names]}, which adds to a list; write one of them")
+    more = [name for name in names if name not in known]
+    return {**over, "run": {**over["run"], "experiments": [*known, *more]}}
+
+
+def added_experiments(paths: Iterable[str | Path], config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration that Snakemake has merged with the list of ``run.experiments``, where it names additions.
+
+    Snakemake lets a mapping replace a list, so that the lists are read from the files again.
+
+    Args:
+        paths: The files, the base first.
+        config: All of them, and what the command line gives.
+
+    Raises:
+        ConfigError: As `with_added`.
+    """
+    listed: dict[str, Any] = {}
+    if not isinstance(_experiments(config), dict):
+        return config
+    for path in paths:
+        over = with_added(listed, read_config_file(path))
+        if (experiments := _experiments(over)) is not None:
+            listed = {"run": {"experiments": experiments}}
+    return with_added(listed, config)
+
+
+def _experiments(config: dict[str, Any]) -> Any:
+    return config["run"].get("experiments") if isinstance(config.get("run"), dict) else None
+
+
 def _read(path: str | Path, loader_class: type) -> dict[str, Any]:
     text = _read_text(path)
     try:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from xrec_repro.cli import _parser, main
-from xrec_repro.config import check_config, complete, experiment_pairs, load_config, load_schema, merge
+from xrec_repro.config import check_config, experiment_pairs, load_config, load_schema
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
@@ -170,8 +170,9 @@ def test_a_configuration_of_the_pages_is_taken_as_it_is_printed(page, text, tmp_
     assert isinstance(value, dict)
     if (page, text.splitlines()[0]) in OTHER_YAML:
         return
-    base = load_config(ROOT / "config/config.yaml")
-    config = complete(merge(base, value))
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text(text)
+    config = load_config(ROOT / "config/config.yaml", overlay)
     check_config(config, load_schema(str(ROOT / "workflow/schemas/config.schema.yaml")))
     if not {"run", "sweeps"} & set(value):
         return
@@ -179,8 +180,6 @@ def test_a_configuration_of_the_pages_is_taken_as_it_is_printed(page, text, tmp_
         for path in config["datasets"][dataset]["paths"].values():
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).touch()
-    overlay = tmp_path / "overlay.yaml"
-    overlay.write_text(text)
     planned = plan(tmp_path, "--configfile", str(overlay))
     for _, experiment in experiment_pairs(config):
         assert f"/{experiment}/seed1/generation/explanations.parquet" in planned

@@ -80,3 +80,17 @@ def test_a_mistake_in_an_override_names_experiment_and_key(root, tmp_path, overr
     done = dry_run(root, tmp_path, "--cores", "1", "--configfile", str(overlay), check=False)
     assert done.returncode == 1
     assert f"experiments.xrec.overrides.{message}" in done.stdout + done.stderr
+
+
+def test_overlays_add_experiments_to_those_of_the_files_before(root, tmp_path):
+    """As Snakemake merges them, with which a mapping replaces a list."""
+    overlays = [tmp_path / "one.yaml", tmp_path / "two.yaml"]
+    overlays[0].write_text("run: {experiments: {add: [glassbox/eq12]}}\nexperiments: {eq12: {}, other: {}}\n")
+    overlays[1].write_text("run: {experiments: {add: [glassbox/other]}}\n")
+    listed = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(root / "tests/tiny.yaml")))
+    paths = [str(root / "tests/tiny.yaml"), *map(str, overlays)]
+    added = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", *paths))
+    assert added["generate_explanations"] == listed["generate_explanations"] + 2
+    config = ["--config", "run={experiments: [glassbox/xrec]}"]
+    given = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", *paths, *config))
+    assert given["generate_explanations"] == 1

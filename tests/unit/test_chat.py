@@ -267,6 +267,56 @@ def test_a_refusal_fails_at_once(tmp_path, status, remedy):
     assert "\n" not in str(caught.value)
 
 
+def test_a_server_gets_the_limit_that_it_wants_and_no_temperature_that_it_refuses(tmp_path, caplog):
+    with ChatServer() as server:
+        server.refused = {
+            "max_tokens": "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead.",
+            "temperature": "Unsupported value: 'temperature' does not support 0.0 with this model.",
+        }
+        chat = backend(server, tmp_path, concurrency=4)
+        assert chat.item_profiles(books(6)) == book_profiles(6)
+        sent = [request["body"] for request in server.requests if not server.refused.keys() & request["body"]]
+    assert [body["max_completion_tokens"] for body in sent] == [160] * 6
+    assert chat.report()["settings_not_sent"] == ["temperature"]
+    assert sum("refuses temperature 0" in record.message for record in caplog.records) == 1
+    again = backend(server, tmp_path)  # from the cache
+    again.item_profiles(books(6))
+    assert again.report() == chat.report()
+
+
+@pytest.mark.parametrize("words", ["temperature must be at most 2", "the prompt on temperature is too long"])
+def test_another_refusal_of_a_request_is_none_of_its_form(tmp_path, words):
+    with ChatServer() as server:
+        server.refused = {"temperature": words}
+        with pytest.raises(ModelError, match=f"status 400 .*{words}"):
+            backend(server, tmp_path).item_profiles(books(1))
+        assert len(server.requests) == 1
+
+
+def test_another_kind_of_content_is_named(tmp_path):
+    fault = Fault("status", 200, {"Content-Type": "text/html; charset=utf-8"}, body="<html><title>Hi</title></html>")
+    named = r"chat completion: .*Hi \(content type text/html\)"
+    with ChatServer([fault] * 3) as server, pytest.raises(ModelError, match=named):
+        backend(server, tmp_path).item_profiles(books(1))
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_field_of_thoughts_is_not_the_answer(tmp_path, name, streamed):
+    def body(text):
+        message = {"role": "assistant", name: json_answer("A thought."), "content": text}
+        if not streamed:
+            return json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "model": "tiny"})
+        chunks = [{"choices": [{"delta": {name: message[name]}}]}, {"choices": [{"delta": {"content": text}}]}]
+        chunks.append({"choices": [{"delta": {}, "finish_reason": "stop"}]})
+        return "".join(f"data: {json.dumps(chunk)}\n\n" for chunk in chunks) + "data: [DONE]\n"
+
+    thoughts = [Fault("status", 200, body=body(text)) for text in (None, json_answer("People."))]
+    with ChatServer(thoughts) as server:
+        assert backend(server, tmp_path).item_profiles(books(1)) == ["People."]
+        assert len(server.requests) == 2
+
+
 def test_a_server_that_is_not_there_is_named(tmp_path):
     with ChatServer() as server:
         url = server.url
@@ -410,6 +460,28 @@ def test_the_word_limit_is_told_to_the_model_and_part_of_the_key(tmp_path):
 
 
 # --- The cache ------------------------------------------------------------------------------------------------
+
+
+# --- Texts without an answer -----------------------------------------------------------------------------------
+
+
+def test_a_share_of_texts_may_stay_without_an_answer(tmp_path, caplog):
+    no = Fault("content", text="I cannot help with that.")
+    filtered = Fault("status", 400, text="flagged by our content filter")
+    with ChatServer([None, no, no, None, filtered]) as server:
+        chat = backend(server, tmp_path, attempts=2, max_unanswered=0.5)
+        texts = chat.item_profiles(books(4))
+        assert texts == [text if n in (0, 2) else "" for n, text in enumerate(book_profiles(4))]
+        assert chat.counts["unanswered"] == 2
+        warned = [record.message for record in caplog.records if "left without a text" in record.message]
+        assert "item 1: could not get" in warned[0] and "last reply: 'I cannot help with that.'" in warned[0]
+        assert "item 3:" in warned[1] and "content filter" in warned[1]
+        server.faults.extend([no, no])  # the next run asks just for them again
+        again = backend(server, tmp_path, attempts=2, max_unanswered=0.25)
+        assert again.item_profiles(books(4)) == [*texts[:3], book_profiles(4)[3]]
+        server.faults.extend([no] * 4)
+        with pytest.raises(ModelError, match=r"^item 0: could not get a valid answer .*max_unanswered"):
+            backend(server, tmp_path / "b", attempts=2, max_unanswered=0.4).item_profiles(books(2))
 
 
 def test_a_rerun_asks_nothing(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from xrec_repro.cli import main
@@ -28,6 +29,27 @@ def test_score_prints_values_with_signatures(tmp_path, capsys):
     assert "usr" in line
     assert "0.6667" in line
     assert "usr|tokens:whitespace" in line
+
+
+def test_score_writes_the_scores_of_every_example_by_the_ending_of_the_file(tmp_path, capsys):
+    arguments = ["score", *files(tmp_path, ["a b c", "a b", "a b"], ["a b d", "x y", "a b"])]
+    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        out = tmp_path / f"scores{ending}"
+        assert main([*arguments, "--metrics", "rouge", "usr", "--out", str(out)]) == 0
+        found = read(out)
+        assert found["example_id"].astype(str).tolist() == ["1", "2", "3"]
+        assert found["rouge_1"].tolist() == [2 / 3, 0.0, 1.0] and found["usr"].tolist() == [1.0, 1.0, 0.0]
+    capsys.readouterr()
+    assert main([*arguments, "--out", str(tmp_path / "scores.xlsx")]) == 1
+    assert "scores.xlsx: unknown kind of file '.xlsx'; let it end in .parquet or .csv" in capsys.readouterr().err
+
+
+def test_a_metric_that_fails_leaves_the_others_their_scores(tmp_path, capsys):
+    arguments = files(tmp_path, ["a b", "c"], ["x", "y"])
+    assert main(["score", *arguments, "--metrics", "faithfulness", "usr", "--out", str(tmp_path / "s.csv")]) == 1
+    printed = capsys.readouterr()
+    assert "usr|tokens" in printed.out and "faithfulness has no scores: faithfulness: needs the true" in printed.err
+    assert list(pd.read_csv(tmp_path / "s.csv")) == ["example_id", "usr"]
 
 
 @pytest.mark.parametrize("dataset", ["amazon", "yelp"])

@@ -282,6 +282,28 @@ def test_dictionaries_merge_and_lists_replace():
     assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
 
 
+def test_an_overlay_may_add_experiments_to_the_list(root, tmp_path, schema):
+    base = root / "config/config.yaml"
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text("run: {experiments: {add: [glassbox/eq12, glassbox/xrec]}}\nexperiments: {eq12: {}, other: {}}\n")
+    second.write_text("run: {name: more, experiments: {add: [glassbox/other]}}\n")
+    listed = load_config(base)["run"]["experiments"]
+    config = load_config(base, first, second)
+    check_config(config, schema)
+    assert config["run"]["experiments"] == [*listed, "glassbox/eq12", "glassbox/other"]
+    assert config["run"]["name"] == "more"
+
+
+@pytest.mark.parametrize(
+    "value", ["{add: glassbox/xrec}", "{add: []}", "{add: [glassbox/xrec], drop: [x]}", "{more: [glassbox/xrec]}"]
+)
+def test_another_form_of_experiments_is_refused(root, tmp_path, value):
+    path = tmp_path / "overlay.yaml"
+    path.write_text(f"run: {{experiments: {value}}}\n")
+    with pytest.raises(ConfigError, match=r"run\.experiments: neither a list nor {add: \[names\]}"):
+        load_config(root / "config/config.yaml", path)
+
+
 def test_settings_overlay_data_set_then_experiment(config):
     config["datasets"]["glassbox"]["overrides"] = {"tuning": {"epochs": 7}, "prompt": {"template": "fixed"}}
     config["experiments"]["no_profile"]["overrides"]["tuning"] = {"batch_size": 2}

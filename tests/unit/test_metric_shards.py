@@ -13,8 +13,9 @@ from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_json, write_table
 from xrec_repro.metrics import _blocks
+from xrec_repro.metrics._failures import failing
 from xrec_repro.metrics.registry import build_metric
-from xrec_repro.metrics.score import score_explanations, score_files
+from xrec_repro.metrics.score import score_explanations, score_files, write_failure
 from xrec_repro.metrics.shards import gather_scores, score_shard
 from xrec_repro.shards import Shard
 
@@ -145,6 +146,18 @@ def test_parts_that_are_not_the_whole_are_refused(explanations, model):
     write_json(two, read_json(two) | {"signature": "llamascore|of another model"})
     with pytest.raises(DataError, match=r"2\.json: its signature is not that of .*1\.json"):
         gather_scores(explanations, [one, two], *out)
+
+
+def test_a_shard_that_failed_gives_the_whole_its_reason(explanations, tmp_path):
+    write_json(tmp_path / "1.json", {"signature": "llamascore", "blocks": []})
+    write_json(tmp_path / "2.json", {"failed": "the model is gone"})
+    parts = [tmp_path / "1.json", tmp_path / "2.json"]
+    with failing("llamascore") as failure:
+        gather_scores(explanations, parts, tmp_path / "scores.parquet", tmp_path / "summary.json")
+    assert failure.reason == "the model is gone"
+    write_failure(explanations, "llamascore", failure.reason, tmp_path / "scores.parquet", tmp_path / "summary.json")
+    assert read_json(tmp_path / "summary.json") == {"llamascore": {"failed": "the model is gone"}}
+    assert pq.read_table(tmp_path / "scores.parquet").column_names == ["example_id"]
 
 
 def test_scores_for_nobody_are_an_error(explanations, model):

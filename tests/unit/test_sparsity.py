@@ -239,6 +239,15 @@ def test_what_a_summary_knows_of_a_metric_s_range_is_kept(world, tmp_path):
     assert ranges == {"xrec": {"bleurt": {"chance": 0.1, "reference": 0.9}}, "other": {}}
 
 
+def test_figure4_says_why_where_none_of_its_metrics_could_be_scored(world, tmp_path):
+    other = pd.read_parquet(world.row()["scores"]).set_index("example_id")[["bertscore_f1"]]
+    found = world.group([world.row(scores=other) | {"failed": {"bleurt": "the model is gone"}}], metrics=["bleurt"])
+    assert all(row["scored"] == {} for row in found)
+    caption = figure4(found, tmp_path / "f.pdf", tmp_path / "f.png", FIGURE | {"metrics": ["bleurt"]})
+    assert caption == "No metric of this figure has scores. bleurt: the model is gone"
+    assert (tmp_path / "f.pdf").stat().st_size and (tmp_path / "f.png").stat().st_size
+
+
 def test_cold_users_of_the_split_are_the_zero_shot_group(tmp_path):
     stage = Stage(tmp_path).core(grid(20, 12))
     stage.run(cold_users=0.15)

@@ -8,7 +8,7 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import READ, check_config, complete, gpus_of_a_job, load_config, load_schema, merge
-from xrec_repro.config_files import check_files
+from xrec_repro.config_files import added_experiments, check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, neutral, places_digest, significant
 from xrec_repro.plan import Plan, asked, inputs, when
@@ -27,10 +27,12 @@ shell.prefix("set -euo pipefail; trap : TERM; ")
 
 try:
     check_files(workflow.configfiles)
-    config.update(complete(config))
+    base = WORKFLOW / "config/config.yaml"
+    overlays = [path for path in workflow.configfiles if not base.samefile(path)]
+    config.update(complete(added_experiments([base, *overlays], config)))
     check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
     # Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
-    config.update(merge(load_config(WORKFLOW / "config/config.yaml"), config))
+    config.update(merge(load_config(base), config))
     PLAN = Plan(config, WORKFLOW)
     config.update(PLAN.config)
 except ConfigError as error:
@@ -120,6 +122,17 @@ def metric_params(metric):
         "models": own_digests(asked(PLAN.metric_places, metric)),
         "libraries": PLAN.metric_libraries(metric),
     }
+
+
+def failure_params(folder):
+    """Return where a metric's failures are counted, and their number: one more makes the rule due again."""
+    record = f"{folder}/failures.txt"
+
+    def count(wildcards):
+        path = Path(record.format(**wildcards))
+        return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
+
+    return {"failures": record, "failed_before": count}
 
 
 def paper_inputs(experiments, *kinds):

@@ -31,6 +31,7 @@ for METRIC in config["metrics"]["use"]:
         params:
             **when(SHARDS, shard="{shard}", cut=config["metrics"][METRIC].get("batch_size")),
             **metric_params(METRIC),
+            **failure_params(MADE),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
             **when(PLAN.runs_model(METRIC), compute=config["compute"]),
             code=PLAN.digest("score_metric", f"metrics/{METRIC}"),
@@ -62,6 +63,7 @@ for METRIC in config["metrics"]["use"]:
                 runtime=scaled(10),
             params:
                 **metric_params(METRIC),
+                **failure_params(FOLDER),
                 code=PLAN.digest("gather_scores"),
             script:
                 "../scripts/gather_scores.py"
@@ -89,3 +91,27 @@ rule merge_scores:
         code=PLAN.digest("merge_scores"),
     script:
         "../scripts/merge_scores.py"
+
+
+# A metric that fails leaves its reason in place of its scores. All else is made; here the run ends with an error.
+rule check_metrics:
+    input:
+        summary=PLAN.files([PLAN.row(*pair, seed) for pair in PLAN.pairs for seed in PLAN.seeds], "summary")["summary"],
+    output:
+        provenance=f"{PAPER}/metrics.provenance.json",
+    log:
+        f"{PAPER}/logs/check_metrics.log",
+    benchmark:
+        f"{PAPER}/benchmarks/check_metrics.tsv"
+    priority: -1
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(1000),
+        runtime=scaled(10),
+    params:
+        settings={},
+        code=PLAN.digest("check_metrics"),
+    script:
+        "../scripts/check_metrics.py"

@@ -354,7 +354,7 @@ rule plot_embeddings:
 
 rule pick_examples:
     input:
-        **paper_inputs(None, "explanations", "scores"),
+        **paper_inputs(None, "explanations", "scores", "summary"),
     output:
         **paper_files("examples", "json", "md", category="Explanations"),
     log:
@@ -369,7 +369,7 @@ rule pick_examples:
         runtime=scaled(10),
     params:
         settings={"rows": PLAN.rows(None), **CHOICES["examples"]},
-        files=paper_paths(None, "explanations", "scores"),
+        files=paper_paths(None, "explanations", "scores", "summary"),
         code=PLAN.digest("pick_examples"),
     script:
         "../scripts/pick_examples.py"

@@ -1,9 +1,9 @@
 """Score groups of users by how often they occur in the train split."""
 
 from xrec_repro.job import Job
-from xrec_repro.paper.inputs import attach
+from xrec_repro.paper.inputs import attach, with_summaries
 from xrec_repro.paper.sparsity import write_sparsity
 
 with Job(snakemake) as job:
-    rows = attach(job.settings["rows"], job.params.files)
+    rows = with_summaries(attach(job.settings["rows"], job.params.files))
     write_sparsity(rows, job.settings, job.output.json, job.output.csv)

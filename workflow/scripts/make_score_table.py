@@ -2,13 +2,12 @@
 
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
-from xrec_repro.paper.inputs import attach
+from xrec_repro.paper.inputs import attach, with_summaries
 from xrec_repro.paper.tables import make_score_table
 
 with Job(snakemake) as job:
-    rows = attach(job.settings["rows"], job.params.files)
+    rows = with_summaries(attach(job.settings["rows"], job.params.files))
     for row in rows:
-        row["summary"] = read_json(row["summary"])
         row["test_examples"] = read_json(row["generate"])["result"]["test_examples"]
     make_score_table(
         job.settings["number"],

@@ -2,7 +2,8 @@
 
 from xrec_repro.job import Job
 from xrec_repro.paper.examples import pick_examples
-from xrec_repro.paper.inputs import attach
+from xrec_repro.paper.inputs import attach, with_summaries
 
 with Job(snakemake) as job:
-    pick_examples(attach(job.settings["rows"], job.params.files), job.settings, job.output.json, job.output.md)
+    rows = with_summaries(attach(job.settings["rows"], job.params.files))
+    pick_examples(rows, job.settings, job.output.json, job.output.md)

@@ -4,11 +4,11 @@ from xrec_repro.io import read_json
 from xrec_repro.job import Job
 from xrec_repro.paper.ablation import figure2
 from xrec_repro.paper.comparable import Comparable
-from xrec_repro.paper.inputs import attach, with_intervals
+from xrec_repro.paper.inputs import attach, with_intervals, with_summaries
 from xrec_repro.paper.published import load_published_table1, load_published_table2
 
 with Job(snakemake) as job:
-    rows = [row | {"summary": read_json(row["summary"])} for row in attach(job.settings["rows"], job.params.files)]
+    rows = with_summaries(attach(job.settings["rows"], job.params.files))
     rows = with_intervals(rows, read_json(job.input.statistics))
     published = [*load_published_table1(job.params.resources), *load_published_table2(job.params.resources)]
     comparable = Comparable(job.params.resources)

@@ -111,10 +111,10 @@ def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:
     found = next((block.found for block in blocks if any(block.found.values())), blocks[0].found)
     for block in blocks:
         for key, value in block.found.items():
-            if value not in (None, found[key]):
+            if value not in (None, found.get(key)):
                 raise DataError(
-                    f"{', '.join(blocks[0].columns)}: {key} {found[key]} in some shards and {value} in others; scores "
-                    "of two models do not mix: name the model exactly and score all shards again"
+                    f"{', '.join(blocks[0].columns)}: {key} {found.get(key)} in some shards and {value} in others; "
+                    "scores of two models do not mix: name the model exactly and score all shards again"
                 )
     columns = {name: np.full(pairs, np.nan) for name in blocks[0].columns}
     for block in blocks:

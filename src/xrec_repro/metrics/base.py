@@ -11,6 +11,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.identity import significant, versions
 
 Summary = dict[str, dict[str, Any]]
+FAILED = "failed"  # key of the reason in the summary of a metric without scores; its name stands for its columns
 
 
 @dataclass(frozen=True)

@@ -78,12 +78,19 @@ class GptScore(Metric):
     def scored(
         self, predictions: Sequence[str], references: Sequence[str]
     ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
-        """Return column and counts, and under ``answered`` the model that answered, None where the server is silent."""
+        """Return column and counts, and what the replies tell of the model.
+
+        Under ``answered`` the one that answered, None where the server is silent; under ``not_sent``, if there is any,
+        the setting that the server refuses.
+        """
         replies = _Replies(self, len(predictions))
         values, counts = judge(predictions, references, replies.to, self.attempts, self.name)
         empty = count_empty(predictions, references)
         warn_of(empty, self.name, "judged as they are")
-        return {"gptscore": values}, counts | empty, {"answered": replies.answering.name or None}
+        found = {"answered": replies.answering.name or None}
+        if replies.answering.left_out:
+            found["not_sent"] = ",".join(sorted(replies.answering.left_out))
+        return {"gptscore": values}, counts | empty, found
 
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]

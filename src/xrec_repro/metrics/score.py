@@ -1,5 +1,6 @@
 """Scoring of files: texts in, one summary out; and the two metric stages of the workflow."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,14 +11,17 @@ import pyarrow.parquet as pq
 
 from xrec_repro.contracts import EXPLANATIONS, TRUTH
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import read_json, read_table, require_file, write_json, write_table
+from xrec_repro.io import read_json, read_table, require_file, write_json, write_table, write_text
 from xrec_repro.metrics._batches import problems
 from xrec_repro.metrics._blocks import join_blocks, score_blocks
-from xrec_repro.metrics.base import Metric, Scores, Summary, summary
+from xrec_repro.metrics._failures import failing
+from xrec_repro.metrics.base import FAILED, Metric, Scores, Summary, summary
 from xrec_repro.metrics.registry import build_metric
 from xrec_repro.partial import Partial
 from xrec_repro.shards import JUDGES, WHOLE
 from xrec_repro.text_files import read_texts
+
+log = logging.getLogger("xrec_repro")
 
 
 def score_files(
@@ -26,6 +30,7 @@ def score_files(
     names: Sequence[str],
     metrics_config: Mapping[str, Mapping[str, Any]],
     device: str = "auto",
+    out: str | Path | None = None,
 ) -> Summary:
     """Score a file of predictions against a file of references.
 
@@ -35,14 +40,19 @@ def score_files(
         names: The metrics, e.g. ``["usr", "bertscore"]``.
         metrics_config: The section ``metrics`` of the configuration.
         device: ``auto`` | ``cpu`` | ``cuda``.
+        out: Where the scores of every example go, ``.parquet`` or ``.csv``, unrounded: example_id (the row, from 1)
+            and a column a metric, NaN or empty where there is no score. None writes none.
 
     Returns:
-        Column -> mean, std, n, signature, missing, counts (`metrics.base.summary`).
+        Column -> mean, std, n, signature, missing, counts (`metrics.base.summary`); of a metric that failed, its name
+        -> ``failed``: the reason.
 
     Raises:
-        DataError: A file cannot be used, they differ in length, or a metric needs true reasons.
+        DataError: A file cannot be used, or they differ in length.
         ConfigError: A metric or its settings are unknown.
     """
+    if out is not None and Path(out).suffix not in (".parquet", ".csv"):
+        raise DataError(f"{out}: unknown kind of file {Path(out).suffix!r}; let it end in .parquet or .csv")
     if not names:
         raise ConfigError("metrics: none chosen; name at least one")
     metrics = [build_metric(name, _section(metrics_config, name), device) for name in names]
@@ -53,8 +63,16 @@ def score_files(
             "give one reference for each prediction, in the same order"
         )
     result: Summary = {}
+    columns: dict[str, Any] = {}
     for metric in metrics:
-        result |= summary(_score(metric, texts, expected))
+        with failing(metric.name) as failure:
+            scores = _score(metric, texts, expected)
+            result |= summary(scores)
+            columns |= scores.columns
+        if failure.reason:
+            result[metric.name] = {FAILED: failure.reason}
+    if out is not None:
+        _write_examples(Path(out), columns, len(texts))
     return result
 
 
@@ -70,6 +88,16 @@ def _score(
     with kept or nullcontext():
         blocks = score_blocks(metric, predictions, references, WHOLE, kept)
     return join_blocks(blocks, metric.signature, len(predictions))
+
+
+def _write_examples(path: Path, columns: Mapping[str, Any], count: int) -> None:
+    ids = list(map(str, range(1, count + 1)))
+    if path.suffix == ".parquet":
+        write_scores(path, ids, columns)
+        return
+    import pandas as pd
+
+    write_text(path, pd.DataFrame({"example_id": ids, **columns}).to_csv(index=False, lineterminator="\n"))
 
 
 def _section(metrics_config: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
@@ -114,6 +142,23 @@ def score_explanations(
     return scores
 
 
+def write_failure(
+    explanations_parquet: str | Path,
+    name: str,
+    reason: str,
+    out_scores_parquet: str | Path,
+    out_summary_json: str | Path,
+) -> None:
+    """Write the two files of a metric that failed: examples without a column, and the reason.
+
+    Raises:
+        DataError: The explanations themselves cannot be read, which is no failure of the metric.
+    """
+    log.error("%s has no scores: %s", name, reason)
+    write_scores(out_scores_parquet, read_explanations(explanations_parquet)["example_id"], {})
+    write_json(out_summary_json, {name: {FAILED: reason}})
+
+
 def read_explanations(path: str | Path) -> dict[str, list[str]]:
     """Read what metrics need of a file of contract `EXPLANATIONS`, by column.
 
@@ -154,7 +199,8 @@ def merge_scores(
     Args:
         parts: Pairs of a scores file and its summary file; the first gives the order of the examples.
         out_scores: Where example_id and all columns go.
-        out_summary: Where column -> mean, std, n, signature, missing, counts goes.
+        out_summary: Where column -> mean, std, n, signature, missing, counts goes; of a metric that failed, its name
+            -> ``failed``: the reason.
 
     Raises:
         DataError: The parts are of different examples, share a column, or a summary is not of its scores.
@@ -174,7 +220,8 @@ def merge_scores(
                 "score both from the same explanations"
             )
         stated = read_json(summary_file)
-        if not isinstance(stated, dict) or set(stated) != set(part):
+        failed = {name for name, cell in stated.items() if FAILED in cell} if isinstance(stated, dict) else set()
+        if not isinstance(stated, dict) or set(stated) - failed != set(part):
             raise DataError(f"{summary_file}: its metrics are not the columns of {scores_file}; score it again")
         for column in part:
             if column in columns:
@@ -217,9 +264,14 @@ def _schema(metrics: Any) -> pa.Schema:
 
 
 def format_scores(result: Summary) -> str:
-    """Return a summary as aligned lines: name, mean, (std, n, what is missing or was not read whole), signature."""
+    """Return a summary as aligned lines: name, mean, (std, n, what is missing or was not read whole), signature.
+
+    A metric that failed has no line.
+    """
     rows = []
     for name, cell in result.items():
+        if FAILED in cell:
+            continue
         std = "-" if cell["std"] is None else f"{cell['std']:.4f}"
         missing = f", missing {cell['missing']}" if cell["missing"] else ""
         unread = "".join(f", {key.replace('_', ' ')} {number}" for key, number in problems(cell["counts"]).items())

@@ -10,7 +10,7 @@ import numpy as np
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_json
 from xrec_repro.metrics._blocks import Block, join_blocks, score_blocks
-from xrec_repro.metrics.base import summary
+from xrec_repro.metrics.base import FAILED, summary
 from xrec_repro.metrics.registry import build_metric
 from xrec_repro.metrics.score import read_explanations, write_scores
 from xrec_repro.partial import Partial
@@ -69,12 +69,14 @@ def gather_scores(
         out_summary_json: Likewise.
 
     Raises:
-        DataError: The parts were scored in different ways or have not each example once, or none could be scored.
+        DataError: The parts were scored in different ways, have not each example once, or failed.
     """
     ids = read_explanations(explanations_parquet)["example_id"]
     rows, contents = {example: row for row, example in enumerate(ids)}, [read_json(part) for part in parts]
     blocks, missing = [], set(ids)
     for part, content in zip(parts, contents, strict=True):
+        if FAILED in content:
+            raise DataError(content[FAILED])
         if content["signature"] != contents[0]["signature"]:
             raise DataError(f"{part}: its signature is not that of {parts[0]}; score all shards again")
         for block in content["blocks"]:

@@ -12,6 +12,7 @@ from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.paper.broken import REASONS, broken_reasons, count_broken
+from xrec_repro.paper.inputs import reason_of
 from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.seeding import numpy_rng
@@ -41,7 +42,8 @@ def pick_examples(
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, kind,
-            explanations (file of contract `EXPLANATIONS`), and scores (scores.parquet), which ``difference`` needs.
+            explanations (file of contract `EXPLANATIONS`), scores (scores.parquet), which ``difference`` needs, and
+            maybe failed (metric without scores -> why): of its variants none differs.
         settings: ``seed``; ``metric``, for the rule ``difference``; and ``sections``, each with title, experiments
             (their names; null for all), rule (see `RULES`) and count, a data set.
         out_json: Where all that is known goes: rules, broken (one entry a row) and sections.
@@ -126,8 +128,8 @@ def _variant(
     row: Mapping[str, Any], texts: pd.DataFrame, section: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> _Variant:
     scores = None
-    if section["rule"] == "difference":
-        metric = settings["metric"]
+    metric = settings["metric"]
+    if section["rule"] == "difference" and reason_of(metric, row.get("failed", {})) is None:
         scores = read_scores(row["scores"], [metric])[metric]
     return _Variant(row, texts, scores)
 
@@ -148,7 +150,8 @@ def _ranked(
         faults = {example: [len(_faults(variant, example)) for variant in variants] for example in drawn}
         weights = {example: (sum(map(bool, found)), sum(found)) for example, found in faults.items() if any(found)}
     else:
-        scores = pd.DataFrame({n: variant.scores for n, variant in enumerate(variants)}).reindex(drawn).dropna()
+        scored = {n: variant.scores for n, variant in enumerate(variants) if variant.scores is not None}
+        scores = pd.DataFrame(scored).reindex(drawn if len(scored) > 1 else []).dropna()
         weights = (scores.max(axis=1) - scores.min(axis=1)).to_dict()
     return sorted((example for example in drawn if example in weights), key=weights.__getitem__, reverse=True)
 
@@ -219,10 +222,14 @@ def _section_lines(section: Mapping[str, Any]) -> list[str]:
         lines += ["", f"**{_plain(ids)}**", "", *_table(["", "Text", *(["Score"] if scored else []), "Broken"])]
         lines.append(_cells(["Reference", example["reference"], *([""] if scored else []), ""]))
         for variant in example["variants"]:
-            score = [f"{variant['score']:.4f}"] if scored else []
+            score = [_score(variant["score"])] if scored else []
             faults = ", ".join(variant["broken"])
             lines.append(_cells([variant["experiment_label"], variant["prediction"], *score, faults]))
     return lines
+
+
+def _score(score: float | None) -> str:
+    return "–" if score is None else f"{score:.4f}"
 
 
 def _table(heads: Sequence[str], numbers_from: int | None = None) -> list[str]:

@@ -21,6 +21,42 @@ def attach(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[str |
     return [{**row, **{kind: paths[i] for kind, paths in files.items()}} for i, row in enumerate(rows)]
 
 
+def with_summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Give each row the content of its summary, less what failed, and ``failed``: metric -> reason.
+
+    A metric that failed for one seed of an experiment is left out of all its seeds: no mean is over a part of them.
+
+    Args:
+        rows: One a data set, experiment and seed, with ``summary``: the file, or its content.
+
+    Raises:
+        DataError: A summary is not one.
+    """
+    found = []
+    for row in rows:
+        content = row["summary"] if isinstance(row["summary"], Mapping) else read_json(row["summary"])
+        if not isinstance(content, Mapping) or not all(isinstance(cell, Mapping) for cell in content.values()):
+            place = f"{row['dataset']}/{row['experiment']}/seed{row['seed']}"
+            raise DataError(f"{place}: its summary is not one of scores; score it again")
+        found.append({**row, "summary": content})
+    failed: dict[tuple[str, str], dict[str, str]] = {}
+    for row in found:
+        reasons = {name: cell["failed"] for name, cell in row["summary"].items() if "failed" in cell}
+        failed.setdefault((row["dataset"], row["experiment"]), {}).update(reasons)
+    for row in found:
+        row["failed"] = failed[row["dataset"], row["experiment"]]
+        row["summary"] = {name: cell for name, cell in row["summary"].items() if reason_of(name, row["failed"]) is None}
+    return found
+
+
+def reason_of(column: str, failed: Mapping[str, str]) -> str | None:
+    """Return why a column is empty, of metrics that failed; None if its metric did not.
+
+    A metric's columns have its name, or begin with it (``bertscore``: ``bertscore_f1``).
+    """
+    return next((why for name, why in failed.items() if column == name or column.startswith(f"{name}_")), None)
+
+
 def with_intervals(rows: Sequence[Mapping[str, Any]], statistics: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Give each row ``intervals``, column -> (low, high), from statistics.json: of means, and of ``<metric>_std``."""
     found: dict[tuple[str, str], dict[str, tuple[float, float]]] = {}

@@ -17,6 +17,7 @@ _TEX_SPECIAL |= {"|": "\\textbar{}", "<": "\\textless{}", ">": "\\textgreater{}"
 _TEX_SPECIAL |= {
     "†": "$^\\dagger$",
     "‡": "$^\\ddagger$",
+    "§": "\\textsuperscript{\\S}",
     "–": "--",
     "−": "$-$",
     "≥": "$\\ge$",

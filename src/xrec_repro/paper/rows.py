@@ -38,6 +38,7 @@ class Row:
         missing: Metric -> examples that could not be scored, and all examples, both over all seeds; only where any.
         beside: Metric -> of each published row that it could stand beside, what keeps it from being compared
             (`Comparable.differences`); only of measured rows.
+        failed: Metric that failed -> why; it has no values.
         differences: Column -> measured minus published by the study, where that is asked for and the two compare.
         printed: Column -> the number as published.
         kind: ``published``, one of `kinds.LABELS`, or ``bound``: the range of a metric, no model's score.
@@ -55,6 +56,7 @@ class Row:
     seed_sd: dict[str, float] = field(default_factory=dict)
     missing: dict[str, tuple[int, int]] = field(default_factory=dict)
     beside: dict[str, dict[tuple[str, int], str | None]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
     differences: dict[str, float] = field(default_factory=dict)
     printed: dict[str, str] = field(default_factory=dict)
     kind: str = "published"
@@ -200,12 +202,13 @@ def _measured_row(label: str, group: Sequence[Entry]) -> Row:
         block=label,
         model=first["experiment_label"],
         source=source if len(group) == 1 else f"{source}, {len(group)} seeds",
-        n=str(min(counts)) if len(counts) == 1 else f"{min(counts)}-{max(counts)}",
+        n="-".join(map(str, sorted({min(counts), max(counts)}))) if counts else "–",
         values=values,
         signatures={metric: cell["signature"] for metric, cell in first["summary"].items()},
         seeds=len(group),
         seed_sd=spread,
         missing=missing,
+        failed=first.get("failed", {}),
         kind=first["kind"],
         few=any(entry.get("few", False) for entry in group),
         test_examples=max((entry["test_examples"] for entry in group if entry.get("test_examples")), default=None),
@@ -251,7 +254,7 @@ def _check_entry(table: str, entry: Entry, group: Sequence[Entry]) -> None:
     if entry["kind"] not in LABELS or entry["kind"] != group[0]["kind"]:
         raise DataError(f"{place}: kind {entry['kind']!r}; say one of {', '.join(LABELS)}, for all seeds alike")
     summary, expected = entry["summary"], group[0]["summary"]
-    if not summary or set(summary) != set(expected):
+    if not (summary or entry.get("failed")) or set(summary) != set(expected):
         raise DataError(f"{place}: no metric, or not those of the other seeds; score it again")
     for metric, cell in summary.items():
         if not {"mean", "std", "n", "signature"} <= set(cell):

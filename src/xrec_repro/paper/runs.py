@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xrec_repro.errors import DataError
-from xrec_repro.io import read_json
+from xrec_repro.paper.inputs import with_summaries
 from xrec_repro.paper.statistics import Comparison, Settings, compare_files, corrected
 
 
@@ -45,7 +45,7 @@ def load_runs(rows: Iterable[Mapping[str, Any]]) -> list[Run]:
         DataError: A row is given twice, a summary is malformed, or seeds differ in metrics or signatures.
     """
     groups: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for row in rows:
+    for row in with_summaries(list(rows)):
         group = groups[row["dataset"], row["experiment"]]
         if row["seed"] in group:
             raise DataError(f"{row['dataset']}/{row['experiment']}/seed{row['seed']} is given twice; name it once")
@@ -57,8 +57,8 @@ def _run(rows: Sequence[Mapping[str, Any]]) -> Run:
     first, cells = rows[0], {}
     for row in rows:
         place = f"{row['dataset']}/{row['experiment']}/seed{row['seed']}"
-        summary = row["summary"] if isinstance(row["summary"], Mapping) else read_json(row["summary"])
-        if not isinstance(summary, Mapping) or not all({"std", "signature"} <= set(cell) for cell in summary.values()):
+        summary = row["summary"]
+        if not all({"std", "signature"} <= set(cell) for cell in summary.values()):
             raise DataError(f"{place}: its summary lacks std or signature of a metric; score it again")
         found = {metric: (cell["signature"], cell["std"] is None) for metric, cell in summary.items()}
         cells = cells or found

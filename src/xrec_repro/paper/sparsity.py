@@ -12,7 +12,8 @@ import pandas as pd
 
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import read_json, read_table, write_json, write_text
+from xrec_repro.io import read_table, write_json, write_text
+from xrec_repro.paper.inputs import reason_of
 from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.rows import ranges
 from xrec_repro.paper.statistics import Settings, bootstrap_interval
@@ -155,7 +156,8 @@ def write_sparsity(
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, maybe
-            kind and few, the paths `scores` (scores.parquet), `graph` and `texts` (of the split), and maybe `summary`.
+            kind, few, summary (its content) and failed (metric without scores -> why), and the paths `scores`
+            (scores.parquet), `graph` and `texts` (of the split).
         settings: ``groups``: 5 (XRec, `sparsity_groups`) or 3 (GaVaMoE, `example_groups`); ``metrics``: which columns
             of the scores, not those of a whole set of texts (usr, distinct); ``statistics``: that section.
         out_json: For `sparsity_figure.figure4`: a list of the rows of `scores_by_group` with what the experiment is,
@@ -164,7 +166,8 @@ def write_sparsity(
         out_csv: The same numbers, one line a group and metric.
 
     Raises:
-        ConfigError: `groups` is neither, the statistics cannot be used, or no experiment has one of the metrics.
+        ConfigError: `groups` is neither, the statistics cannot be used, or no experiment has one of the metrics, none
+            of which failed.
         DataError: There is no row, one is given twice, or files are unusable or contradict each other.
     """
     if settings["groups"] not in (5, 3):
@@ -178,7 +181,7 @@ def write_sparsity(
         if place not in members:
             members[place] = _read_members(*place, settings["groups"])
         found += _experiment_groups(runs, members[place], settings["metrics"], interval)
-    if not any(metric in row["scored"] for row in found for metric in settings["metrics"]):
+    if not any(metric in row["scored"] or metric in row["failed"] for row in found for metric in settings["metrics"]):
         raise ConfigError(NOTHING_SCORED.format(", ".join(settings["metrics"])))
     write_json(out_json, found)
     write_text(out_csv, pd.DataFrame([*_lines(found)]).to_csv(index=False, lineterminator="\n"))
@@ -268,9 +271,11 @@ def _experiment_groups(
     users = np.array([members.users[example] for example in examples])
     about = {key: runs[0][key] for key in ("dataset", "dataset_label", "experiment", "experiment_label")}
     about |= {"kind": runs[0].get("kind"), "few": any(run.get("few", False) for run in runs)}
+    reasons = {metric: reason_of(metric, runs[0].get("failed", {})) for metric in metrics}
     about |= {
         "seeds": [run["seed"] for run in runs],
-        "ranges": ranges(read_json(runs[0]["summary"])) if runs[0].get("summary") else {},
+        "ranges": ranges(runs[0].get("summary") or {}),
+        "failed": {metric: why for metric, why in reasons.items() if why is not None},
     }
     found = []
     for row in scores_by_group(dict(zip(present, cube.mean(axis=0), strict=True)), keys, members.groups, interval):

@@ -43,6 +43,8 @@ def figure4(
         raise DataError(f"{out_pdf}: there is no group of users to draw; name an experiment in run.experiments")
     _check(groups)
     metrics = [metric for metric in settings["metrics"] if any(metric in row["scores"] for row in groups)]
+    if not metrics and any(row.get("failed") for row in groups):
+        return _nothing(groups, out_pdf, out_png, settings)
     if not metrics:
         raise ConfigError(NOTHING_SCORED.format(", ".join(settings["metrics"])))
     datasets = list(dict.fromkeys(row["dataset_label"] for row in groups))
@@ -64,6 +66,18 @@ def figure4(
         few = {row["experiment_label"] for row in groups if row.get("few")}
         series_legend(figure, {label + "†" * (label in few): seen for label, seen in looks.items()})
         footnote(figure, caption, settings)
+        save(figure, out_pdf, out_png)
+    return caption
+
+
+def _nothing(
+    groups: Sequence[Mapping[str, Any]], out_pdf: str | Path, out_png: str | Path, settings: Mapping[str, Any]
+) -> str:
+    """Draw why there is nothing to draw, and return it."""
+    failed = dict.fromkeys(f"{metric}: {why}" for row in groups for metric, why in row["failed"].items())
+    caption = f"No metric of this figure has scores. {' '.join(failed)}"
+    with drawing(6.5, 1.5, settings, "figure4") as figure:
+        footnote(figure, caption, {**settings, "captions": True})
         save(figure, out_pdf, out_png)
     return caption
 

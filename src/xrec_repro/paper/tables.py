@@ -9,6 +9,7 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.paper.comparable import WHOLE_SET, Comparable, apart
+from xrec_repro.paper.inputs import reason_of
 from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.published import (
     check_published_names,
@@ -69,9 +70,9 @@ def make_score_table(
     Args:
         number: 1 (XRec with and without profiles) or 2 (ablations): which published rows stand beside.
         entries: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed,
-            summary (column -> mean, std, n, signature, and maybe missing), kind (one of `kinds.LABELS`), and maybe few
-            (only a part of the test set was explained), test_examples (of the whole test set) and published_model (the
-            study's name of the experiment, or None).
+            summary (column -> mean, std, n, signature, and maybe missing), kind (one of `kinds.LABELS`), and maybe
+            failed (metric without scores -> why), few (only a part of the test set was explained), test_examples (of
+            the whole test set) and published_model (the study's name of the experiment, or None).
         published_as_by_dataset: Data set -> its name in the published tables, or None.
         resources_folder: The folder ``resources``.
         out_csv: Where the CSV file goes.
@@ -129,8 +130,13 @@ def _check_models(entries: Sequence[Mapping[str, Any]], known: set[str]) -> None
 
 
 def _columns(rows: Sequence[Row], metrics: Sequence[str] | None) -> list[str]:
-    """Return the columns of these metrics (None: all) with a value in any row: means, then standard deviations."""
+    """Return the columns of these metrics (None: all) with a value in any row: means, then standard deviations.
+
+    Metrics that failed have columns of means, too, with or without a value in them.
+    """
     present = dict.fromkeys(column for row in rows for column in row.values)
+    for name in dict.fromkeys(name for row in rows for name in row.failed):
+        present |= dict.fromkeys([column for column in METRICS if reason_of(column, {name: ""}) is not None] or [name])
     if metrics is None:
         metrics = [*METRICS, *dict.fromkeys(_base(c) for c in present if _base(c) not in METRICS)]
     metrics = [name for metric in metrics for name in (metric, metric + APART)]
@@ -227,7 +233,7 @@ def _lines(table: _Table) -> Iterator[Line]:
 
 def _number(row: Row, column: str) -> str:
     if column not in row.values:
-        return "–"
+        return "–" if reason_of(column, row.failed) is None else "–§"
     text = row.printed.get(column, f"{row.values[column]:.{_decimals(column)}f}")
     return text + "‡" * (metric_of(column) in row.missing)
 
@@ -264,6 +270,7 @@ def _notes(table: _Table) -> list[str]:
     if unscored:
         notes.append(f"‡ Less the examples that could not be scored: {'; '.join(unscored)}.")
     notes += _comparisons(table)
+    notes += _failures(table)
     if any(row.differences for row in rows):
         notes.append(
             "measured − study: the row above less the study's row of the same data set and model, where they compare."
@@ -305,6 +312,16 @@ def _unscored(row: Row, shown: set[str]) -> str:
     return f"{row.model} on {row.block}, {', '.join(metrics)}"
 
 
+def _failures(table: _Table) -> Iterator[str]:
+    places: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for row in table.rows:
+        for metric, reason in row.failed.items():
+            if any(reason_of(column, {metric: reason}) for column in table.columns):
+                places[metric, reason].append(f"{row.model} on {row.block}")
+    for (metric, reason), rows in places.items():
+        yield f"§ No scores by {metric} of {'; '.join(rows)}: {reason}"
+
+
 def _signatures(table: _Table) -> dict[str, str]:
     used: dict[str, dict[str, None]] = defaultdict(dict)
     for metric in dict.fromkeys(map(metric_of, table.columns)):
@@ -328,5 +345,7 @@ def _records(table: _Table, show_difference: bool) -> list[dict[str, Any]]:
             record |= {f"{column}_difference": row.differences.get(column) for column in table.columns}
         record |= {f"{m}_missing": row.missing.get(m, (0,))[0] if row.seeds else None for m in metrics}
         record |= {f"{metric}_apart": apart(row.beside.get(metric, {})) for metric in metrics}
+        failures = {m: [reason_of(m, other.failed) for other in table.rows] for m in metrics}
+        record |= {f"{m}_failed": reasons[i] for m, reasons in failures.items() if any(reasons)}
         records.append(record | {f"{metric}_signature": row.signatures.get(metric) for metric in metrics})
     return records

@@ -38,19 +38,15 @@ class ProfileBackend(Protocol):
 
     def item_profiles(self, items: Sequence[ItemText]) -> list[str]:
         """Summarise what kind of people would enjoy each item."""
-        ...
 
     def user_profiles(self, users: Sequence[UserText]) -> list[str]:
         """Summarise what each user tends to enjoy."""
-        ...
 
     def references(self, reviews: Sequence[ReviewText]) -> list[str]:
         """Explain each interaction from its review."""
-        ...
 
     def report(self) -> dict[str, Any]:
         """Return what provenance says of the writing, e.g. which model answered."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -212,16 +208,23 @@ def _write_profiles(context: _Context, backend: ProfileBackend) -> tuple[Texts, 
     records = _item_texts(context)
     known = [bool(r.title or r.description or r.categories or r.reviews) for r in records]
     items = _write_known(records, known, backend.item_profiles)
-    neutral = NEUTRAL_ITEM.format(noun=context.domain)
-    histories = _user_texts(context, [text or neutral for text in items])
-    users = _write_known(histories, [bool(h.entries) for h in histories], backend.user_profiles)
-    return items, users, backend.report()
+    histories = _user_texts(context, [text or NEUTRAL_ITEM.format(noun=context.domain) for text in items])
+    told = [bool(h.entries) for h in histories]
+    users = _write_known(histories, told, backend.user_profiles)
+    unanswered = _unanswered("items", context.items["item_id"], known, items)
+    return items, users, backend.report() | unanswered | _unanswered("users", context.users, told, users)
 
 
 def _write_known(records: list[Any], known: list[bool], write: Callable[[list[Any]], list[str]]) -> Texts:
     """Write the texts of the known records and put None for the others."""
     written = iter(write([record for record, is_known in zip(records, known, strict=True) if is_known]))
     return [next(written) if is_known else None for is_known in known]
+
+
+def _unanswered(what: str, ids: Sequence[str], known: Sequence[bool], texts: Texts) -> dict[str, list[str]]:
+    """List, for the provenance, the ids of what was asked about and has no text, if there are any."""
+    found = [name for name, asked, text in zip(ids, known, texts, strict=True) if asked and not text]
+    return {f"unanswered_{what}": found} if found else {}
 
 
 def _published_references(context: _Context, pairs: pd.DataFrame) -> tuple[Texts, dict[str, Any]]:
@@ -243,7 +246,9 @@ def _write_references(context: _Context, pairs: pd.DataFrame, backend: ProfileBa
     first = context.history.drop_duplicates(["user", "item"])
     joined = pairs[["user", "item"]].merge(first, on=["user", "item"], how="left")
     records = [ReviewText(_text(review) or "") for review in joined["review"]]
-    return _write_known(records, [bool(record.review) for record in records], backend.references), backend.report()
+    known = [bool(record.review) for record in records]
+    texts = _write_known(records, known, backend.references)
+    return texts, backend.report() | _unanswered("references", pairs["example_id"], known, texts)
 
 
 PROFILE_BACKENDS = {

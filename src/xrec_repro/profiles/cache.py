@@ -75,10 +75,11 @@ class OneModel:
     Attributes:
         name: The model; "" as long as none has said its name.
         fingerprints: What the server gave as ``system_fingerprint``; it may differ between answers of one model.
+        left_out: Settings that were not sent with the questions, since the server refuses them.
     """
 
     def __init__(self, section: str) -> None:
-        self.name, self.fingerprints = "", set[str]()
+        self.name, self.fingerprints, self.left_out = "", set[str](), set[str]()
         self._section, self._lock = section, threading.Lock()
 
     def note(self, completion: Completion) -> None:
@@ -95,6 +96,7 @@ class OneModel:
                 )
             self.name = self.name or completion.model
             self.fingerprints |= {completion.fingerprint} - {""}
+            self.left_out |= {completion.left_out} - {""}
 
 
 @lru_cache

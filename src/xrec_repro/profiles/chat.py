@@ -6,6 +6,7 @@ server nor a GPU is needed.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
@@ -19,7 +20,7 @@ from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
-from xrec_repro.profiles.chat_models import ChatModel, LocalModel, ServerModel, Settings
+from xrec_repro.profiles.chat_models import ChatModel, LocalModel, RefusedError, ServerModel, Settings
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText
 from xrec_repro.profiles.replies import CUT_THOUGHT, Completion, Messages, read_json, read_plain, without_thoughts
 from xrec_repro.progress import track
@@ -28,6 +29,19 @@ log = logging.getLogger("xrec_repro")
 
 # What error messages and the display call the three kinds of prompts.
 LABELS = {"item": "item", "user": "user", "exp": "example"}
+
+
+class UnansweredError(ModelError):
+    """A prompt to which the model gives no valid answer.
+
+    Attributes:
+        reply: The last one, shortened.
+        counts: What there was to count.
+    """
+
+    def __init__(self, problem: str, reply: str, counts: Counter[str]) -> None:
+        super().__init__(problem)
+        self.reply, self.counts = reply[:300], counts
 
 
 class _Job(NamedTuple):
@@ -46,7 +60,8 @@ class ChatBackend:
     """Writes texts with a chat model, validates the answers and keeps them on disk.
 
     An answer that cannot be used is asked for again, with a note on what was wrong, at most `attempts` times
-    in all; one with too many words is asked for once more and then cut. Results are in the order of the input
+    in all; one with too many words is asked for once more and then cut. What then has no valid answer has the text "",
+    up to the share `max_unanswered` of the texts of its kind; more are an error. Results are in the order of the input
     whatever the concurrency. All texts of one writer are one model's (`OneModel`).
 
     Args:
@@ -61,7 +76,8 @@ class ChatBackend:
 
     Attributes:
         counts: Number of texts from the cache (``cached``), of answers received (``asked``), of those that
-            could not be used (``unusable``) or were too long (``over_long``), and of texts ``cut``.
+            could not be used (``unusable``) or were too long (``over_long``), of texts ``cut``, and of those without
+            a valid answer (``unanswered``).
     """
 
     def __init__(
@@ -86,14 +102,16 @@ class ChatBackend:
         self._answering = OneModel("profiles.chat")
 
     def report(self) -> dict[str, Any]:
-        """Return which model answered, by its own account, and the fingerprints that its server gave."""
-        return {"answered_by": self._answering.name or None, "fingerprints": sorted(self._answering.fingerprints)}
+        """Return which model answered, by its own account, its server's fingerprints, and the settings it refused."""
+        found = self._answering
+        report = {"answered_by": found.name or None, "fingerprints": sorted(found.fingerprints)}
+        return report | ({"settings_not_sent": sorted(found.left_out)} if found.left_out else {})
 
     def item_profiles(self, items: Sequence[ItemText]) -> list[str]:
-        """Return one profile an item: what kind of users would enjoy it.
+        """Return one profile an item: what kind of users would enjoy it; "" where there is no valid answer.
 
         Raises:
-            ModelError: The model refuses, stays away or gives no valid answer; names the item's index.
+            ModelError: The model refuses, stays away or gives too few valid answers; names the item's index.
             ConfigError: The server needs a key and its environment variable is not set.
         """
         return self._write("item", [prompts.item_message(self._style, item) for item in items])
@@ -135,7 +153,7 @@ class ChatBackend:
             else:
                 jobs.setdefault(key, job)
         if jobs:
-            self._ask(kind, list(jobs.values()))
+            self._ask(kind, list(jobs.values()), int(self._settings.get("max_unanswered", 0) * len(keys)))
         log.info("%s texts: %d; so far %s", LABELS[kind], len(keys), dict(self.counts))
         asked = enumerate(zip(keys, questions, strict=True))
         return [self._kept(_Job(kind, index, key, question)) for index, (key, question) in asked]
@@ -149,16 +167,22 @@ class ChatBackend:
         text = read_answer(job.kind, answer, self._max_words, job.question)[0] if answer else ""
         return " ".join(text.split()[: self._max_words])
 
-    def _ask(self, kind: str, jobs: list[_Job]) -> None:
+    def _ask(self, kind: str, jobs: list[_Job], tolerated: int) -> None:
         model = self._model()
         workers = self._settings["concurrency"] if self._settings["base_url"] else 1
-        failed = threading.Event()
+        failed, without = threading.Event(), itertools.count(1)
 
         def answer(job: _Job) -> Counter[str]:
             if failed.is_set():
                 return Counter()
             try:
                 return self._answer(model, job)
+            except UnansweredError as error:
+                if next(without) <= tolerated:
+                    log.warning("%s; last reply: %r; left without a text", error, error.reply)
+                    return error.counts | Counter(unanswered=1)
+                failed.set()
+                raise
             except ModelError:
                 failed.set()
                 raise
@@ -187,6 +211,8 @@ class ChatBackend:
             try:
                 completion = model.complete(messages, job.key, attempt)
                 self._answering.note(completion)
+            except RefusedError as error:
+                raise UnansweredError(f"{job}: {error}", "", counts) from None
             except ModelError as error:
                 raise ModelError(f"{job}: {error}") from None
             counts["asked"] += 1
@@ -200,10 +226,13 @@ class ChatBackend:
             over_long, long_one = text, completion
             messages = job.question + _correction(completion.text, problem)
         if not over_long:
-            raise ModelError(
+            raise UnansweredError(
                 f"{job}: could not get a valid answer from {self._settings['model']} in "
                 f"{self._settings['attempts']} attempts; last problem: {problem}; use a more capable model "
-                f"or raise profiles.chat.attempts or max_new_tokens (answers so far: {self._cache.folder})"
+                f"or raise profiles.chat.attempts, max_new_tokens or max_unanswered (answers so far: "
+                f"{self._cache.folder})",
+                completion.text,
+                counts,
             )
         counts["cut"] += 1
         self._cache.add(job.key, long_one)

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Protocol
@@ -31,6 +32,15 @@ DTYPE = "auto"  # of a local model: that of its file
 MAX_WAIT_S = 60.0
 _BACKOFF_S = 1.0
 _RETRIED_STATUS = (408, 409, 429)
+# Newer models take no max_tokens, or no temperature but their own; their servers say so in status 400 or 422.
+_OTHER_LIMIT = re.compile(r"max_completion_tokens")
+_NO_TEMPERATURE = re.compile(
+    r"temperature\W.*\b(?:not support|unsupported|not (?:allowed|permitted)|deprecated|only the default)"
+    r"|(?:unsupported|unknown|unrecognized|unexpected)\b.*\btemperature",
+    re.IGNORECASE | re.DOTALL,
+)
+_FILTER = re.compile(r"content[ _-]?(?:filter|management|policy)|moderation|safety|flagged", re.IGNORECASE)
+_JSON_LIKE = re.compile(r"application/(?:[\w.-]+\+)?json|text/event-stream|text/json|")
 _REMEDIES = {
     400: "check {section}.model, temperature and max_new_tokens against the server's limits",
     401: "check the key in the environment variable {variable}",
@@ -44,6 +54,10 @@ class ChatModel(Protocol):
 
     def complete(self, messages: Messages, *names: object) -> Completion:
         """Answer the last message; `names` name the random stream of this answer."""
+
+
+class RefusedError(ModelError):
+    """A server's filter refuses this prompt, or the answer to it; it answers others."""
 
 
 class _TransientError(Exception):
@@ -60,6 +74,9 @@ class ServerModel:
     Repeats a request after 408, 409, 429 (honouring Retry-After up to `MAX_WAIT_S`), 5xx, a dropped
     connection, a time-out or a reply without a completion, with exponential back-off and jitter, at most `attempts`
     times. A reply of status 200 with an error in it counts as of the status that the error gives.
+
+    A server that wants ``max_completion_tokens`` for ``max_tokens`` gets it. One that refuses the temperature is asked
+    without (`Completion.left_out`).
 
     No seed is sent: some servers refuse fields that they do not know, and none promises the same text for it.
 
@@ -82,6 +99,7 @@ class ServerModel:
 
         self._settings, self._seed, self._sleep, self._section = settings, seed, sleep, section
         self._said: set[str] = set()
+        self._limit, self._sends_temperature = "max_tokens", True
         self._url, loopback = check_url(settings["base_url"], section)
         self._key = _read_key(settings["api_key_env"])
         if not self._key and not loopback:
@@ -122,28 +140,46 @@ class ServerModel:
     def _request(self, messages: Messages) -> Completion:
         import openai
 
-        settings = self._settings
+        settings, sent = self._settings, self._sampling()
         try:
             reply = self._client.chat.completions.with_raw_response.create(
-                model=settings["model"],
-                messages=messages,
-                temperature=settings["temperature"],
-                max_tokens=settings["max_new_tokens"],
+                model=settings["model"], messages=messages, **sent
             )
         except openai.APITimeoutError:
             raise _TransientError(f"nothing within {settings['timeout_s']:g} s") from None
         except openai.APIConnectionError as error:
             raise _TransientError(f"connection failed ({self._shown(error.__cause__)})") from None
         except openai.APIStatusError as error:
+            self._adapt(error.status_code, str(error))
+            if self._sampling() != sent:
+                return self._request(messages)
             raise self._status_error(error.status_code, error, error.response.headers) from None
-        return self._read(reply.text, reply.headers)
+        completion = self._read(reply.text, reply.headers)
+        return completion if "temperature" in sent else replace(completion, left_out="temperature")
+
+    def _sampling(self) -> dict[str, Any]:
+        sampling = {self._limit: self._settings["max_new_tokens"]}
+        return sampling | ({"temperature": self._settings["temperature"]} if self._sends_temperature else {})
+
+    def _adapt(self, status: int, words: str) -> None:
+        """Send otherwise what a server refuses in this form, from the next request on."""
+        if status not in (400, 422):
+            return
+        if self._limit == "max_tokens" and _OTHER_LIMIT.search(words):
+            self._limit = "max_completion_tokens"
+            log.info("%s: wants max_completion_tokens for max_tokens, and gets it", self._url)
+        elif self._sends_temperature and _NO_TEMPERATURE.search(words):
+            self._sends_temperature = False
+            log.warning("%s: refuses temperature %g; asked without it", self._url, self._settings["temperature"])
 
     def _read(self, body: str, headers: Mapping[str, str]) -> Completion:
         try:
             completion = read_body(body)
         except NoCompletionError as error:
             if error.status is None:
-                raise _TransientError(self._shown(error), _retry_after(headers.get("retry-after"))) from None
+                kind = headers.get("content-type", "").split(";")[0].strip().lower()
+                named = "" if _JSON_LIKE.fullmatch(kind) else f" (content type {kind})"
+                raise _TransientError(self._shown(error) + named, _retry_after(headers.get("retry-after"))) from None
             raise self._status_error(error.status, error, headers, "an error in status 200, ") from None
         asked, answered = self._settings["model"], completion.model
         if answered not in ("", asked, *self._said):
@@ -159,6 +195,8 @@ class ServerModel:
         if status in _RETRIED_STATUS or status >= 500:
             wait_s = _retry_after(headers.get("retry-after"))
             return _TransientError(f"{where}status {status} ({self._shown(error)})", wait_s)
+        if status in (400, 403, 422) and _FILTER.search(str(error)):
+            return RefusedError(f"{self._url}: {where}status {status} ({self._shown(error)})")
         remedy = _REMEDIES.get(status, _REMEDIES[400]).format(
             section=self._section, variable=self._settings["api_key_env"]
         )

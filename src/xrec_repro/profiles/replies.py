@@ -57,12 +57,14 @@ class Completion:
         truncated: Whether it was cut off at ``max_new_tokens``, as far as the server says.
         model: The model that answered, by its own account; "" where the server does not say.
         fingerprint: The server's ``system_fingerprint``, "" likewise.
+        left_out: The setting that was not sent, since the server refuses it (``temperature``), or "".
     """
 
     text: str
     truncated: bool
     model: str = ""
     fingerprint: str = ""
+    left_out: str = ""
 
 
 class Found(NamedTuple):
