@@ -61,6 +61,7 @@ format: env
 docs: env
 	$(BIN)/python envs/generate.py
 	$(BIN)/xrec-repro audit --write docs/audit.md
+	$(BIN)/python docs/settings.py
 	$(BIN)/python docs/generate.py
 	$(BIN)/python benchmarks/report.py
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from jsonschema import Draft202012Validator, ValidationError, validators
 
+from xrec_repro.setting_types import WHOLE
+
 
 def hint(name: str, known: Any) -> str:
     """Return which of the known names was probably meant, in brackets; nothing where none is near."""
@@ -44,6 +46,10 @@ def problems(value: Any, schema: dict[str, Any], within: str = "") -> Iterator[s
             yield f"{where}: unknown key{hint(unknown[0], known)}"
         elif error.validator == "enum":
             yield f"{place}: {error.instance!r} is not one of {', '.join(map(str, error.validator_value))}"
+        elif error.validator == "required" and WHOLE in error.schema:
+            missing = next(key for key in error.validator_value if key not in error.instance)
+            where = f"{place}.{missing}" if place else missing
+            yield f"{where}: missing; config/config.yaml gives its default"
         else:
             yield f"{place or 'top level'}: {error.message}{_number_hint(error)}"
 
@@ -83,12 +89,3 @@ def impossible(value: Any, place: str = "") -> Iterator[str]:
             if not isinstance(key, str):
                 yield f"{below}: a key is a text, not {type(key).__name__}; put it in quotes"
             yield from impossible(one, below)
-
-
-def absent(value: Any, schema: dict[str, Any], place: str) -> Iterator[str]:
-    """Yield the keys that a schema knows and a value lacks, at whatever depth."""
-    for key, child in schema.get("properties", {}).items():
-        if key not in value:
-            yield f"{place}.{key}"
-        elif isinstance(value[key], dict):
-            yield from absent(value[key], child, f"{place}.{key}")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from xrec_repro.config import Config, check_config, load_config, load_schema
+from xrec_repro.config import Config, check_config, load_config
 from xrec_repro.errors import DataError, XRecError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _checked(overlays: Sequence[Path]) -> Config:
     config = load_config(ROOT / "config/config.yaml", *overlays)
-    check_config(config, load_schema(str(ROOT / "workflow/schemas/config.schema.yaml")))
+    check_config(config)
     return config
 
 

@@ -8,19 +8,18 @@ import glob
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, fields
-from functools import lru_cache, reduce
+from functools import reduce
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from xrec_repro.checks import absent, hint, impossible, listed, problems
+from xrec_repro.checks import hint, impossible, listed, problems
 from xrec_repro.config_files import read_config_file, with_added
 from xrec_repro.errors import ConfigError
 from xrec_repro.methods import METHODS
 from xrec_repro.methods.base import Method
 from xrec_repro.recommenders import RECOMMENDERS
+from xrec_repro.sections import Experiment, configuration_schema, overrides_schema
 
 # Sections that an experiment may override: everything else is computed once a data set and shared.
 EXPERIMENT_SECTIONS = ("prompt", "embeddings", "adapter", "injection", "tuning", "generation")
@@ -33,7 +32,9 @@ _NEEDED = READ | {"glassbox": (), "release": ("folder",)}
 Config = dict[str, Any]
 
 # What an experiment's entry may leave out; a data set's is in `dataset_defaults`. The label of both is their name.
-_EXPERIMENT: Config = {"method": "xrec", "published_model": None, "overrides": {}}
+_EXPERIMENT: Config = {
+    name: Experiment.model_fields[name].default for name in ("method", "published_model", "overrides")
+}
 
 
 def merge(base: Config, over: Config) -> Config:
@@ -76,20 +77,20 @@ def complete(config: Config) -> Config:
     return filled
 
 
-def check_config(config: Config, schema: Config) -> None:
+def check_config(config: Config) -> None:
     """Check the whole configuration, then every data set and experiment after merging, those of sweeps included.
 
     Args:
         config: The merged configuration, `complete`.
-        schema: The JSON schema (workflow/schemas/config.schema.yaml).
 
     Raises:
         ConfigError: Names the first offending key and what to do.
     """
     _refuse_first(impossible(config))
+    schema = configuration_schema()
     _refuse_first(problems(config, schema))
-    missing = absent(_shared(config), schema["$defs"]["settings"], "defaults")
-    _refuse_first(f"{one}: missing; config/config.yaml gives its default" for one in missing)
+    if "recommenders" in config["defaults"]:
+        raise ConfigError("configuration: defaults.recommenders: recommenders are a section of their own, at the top")
     config = complete(config)
     if config["sweeps"]:
         config = expand_sweeps(config)
@@ -99,7 +100,7 @@ def check_config(config: Config, schema: Config) -> None:
             if dataset not in config["datasets"]:
                 place = f"configuration: experiments.{name}.per_dataset.{dataset}"
                 raise ConfigError(f"{place}: not in datasets{hint(dataset, config['datasets'])}")
-        _check_overrides(config, schema, name)
+        _check_overrides(config, name)
     _check_recommenders(config)
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
@@ -116,7 +117,7 @@ def check_config(config: Config, schema: Config) -> None:
             raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
 
 
-def _check_overrides(config: Config, schema: Config, name: str) -> None:
+def _check_overrides(config: Config, name: str) -> None:
     """Check what an experiment changes: sections that its method reads, and the method's own settings."""
     experiment, place = config["experiments"][name], f"configuration: experiments.{name}"
     if experiment["method"] not in config["methods"]:
@@ -124,12 +125,12 @@ def _check_overrides(config: Config, schema: Config, name: str) -> None:
         raise ConfigError(f"{place}.method: {experiment['method']!r} is not in methods{meant}")
     kind = METHODS.chosen(config["methods"][experiment["method"]], f"configuration: methods.{experiment['method']}")
     own = {field.name for field in fields(kind.Settings)}
-    known = schema["$defs"]["settings"]["properties"]
+    known = overrides_schema()
     parts = {"overrides": experiment["overrides"]}
     parts |= {f"per_dataset.{dataset}": over for dataset, over in experiment.get("per_dataset", {}).items()}
     for part, overrides in parts.items():
         for key in overrides.keys() - own:
-            if key not in known:
+            if key not in known["properties"]:
                 raise ConfigError(f"{place}.{part}.{key}: unknown key{hint(key, {*own, *EXPERIMENT_SECTIONS})}")
             if key not in EXPERIMENT_SECTIONS:
                 named = "add an entry to recommenders, and name it in overrides.embeddings.of"
@@ -141,8 +142,7 @@ def _check_overrides(config: Config, schema: Config, name: str) -> None:
             if key not in (*kind.sections, "generation"):
                 raise ConfigError(f"{place}.{part}.{key}: the method {experiment['method']!r} does not read it")
         sections = {key: value for key, value in overrides.items() if key not in own}
-        whole = {"$defs": schema["$defs"], "$ref": "#/$defs/settings"}
-        _refuse_first(problems(sections, whole, f"experiments.{name}.{part}"))
+        _refuse_first(problems(sections, known, f"experiments.{name}.{part}"))
 
 
 def _named_experiments(config: Config) -> Iterator[tuple[str, str]]:
@@ -197,8 +197,6 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
 
 def _check_recommenders(config: Config) -> None:
     """Check every recommender, by itself and where a data set overrides it."""
-    if "recommenders" in config["defaults"]:
-        raise ConfigError("configuration: defaults.recommenders: recommenders are a section of their own, at the top")
     for name in config["recommenders"]:
         RECOMMENDERS.settings(_like(config["recommenders"], name), f"configuration: recommenders.{name}")
     for dataset, entry in config["datasets"].items():
@@ -436,12 +434,6 @@ def _own_value(config: Config, sweep: str) -> Any:
             raise ConfigError(f"{place}.key: there is no setting {entry['key']}{meant}")
         found = found[part]
     return found
-
-
-@lru_cache
-def load_schema(path: str) -> Config:
-    """Read the JSON schema of the configuration."""
-    return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
 
 
 def _refuse_first(found: Iterator[str]) -> None:

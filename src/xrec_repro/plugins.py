@@ -14,22 +14,19 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from xrec_repro.checks import hint, problems
 from xrec_repro.errors import ConfigError
+from xrec_repro.setting_types import Natural as Natural
+from xrec_repro.setting_types import Number as Number
+from xrec_repro.setting_types import Positive as Positive
+from xrec_repro.setting_types import PositiveNumber as PositiveNumber
+from xrec_repro.setting_types import one_of_types, schema_of
 
 CHOICE = ("name", "kind", "module", "label")  # keys of an entry that are no settings
 PACKAGE = Path(__file__).parent
-
-# Types of settings: what JSON schema adds to a Python type.
-Positive = Annotated[int, {"minimum": 1, "maximum": 2**31 - 1}]
-Natural = Annotated[int, {"minimum": 0, "maximum": 2**31 - 1}]
-PositiveNumber = Annotated[float, {"exclusiveMinimum": 0}]
-Number = Annotated[float, {"minimum": 0}]
-
-_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", NoneType: "null"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,8 @@ def read_settings(kind: type, values: Mapping[str, Any], place: str) -> Any:
     """Check settings and return them typed.
 
     Args:
-        kind: A dataclass with fields of int, float, bool, str, Literal or Annotated (with what JSON schema adds).
+        kind: A dataclass with fields of int, float, bool, str, Literal, one of these or None, or Annotated, with a
+            field of pydantic (as in `xrec_repro.setting_types`) or with what JSON schema adds.
         values: Setting -> value, as the configuration has them.
         place: Where they stand, for messages.
 
@@ -154,10 +152,8 @@ def read_settings(kind: type, values: Mapping[str, Any], place: str) -> Any:
 def _schema(kind: Any) -> dict[str, Any]:
     """Return the JSON schema of a Python type."""
     origin, parts = get_origin(kind), get_args(kind)
-    if origin is Annotated:
+    if origin is Annotated and isinstance(parts[1], dict):
         return _schema(parts[0]) | parts[1]
-    if origin is Literal:
-        return {"enum": list(parts)}
     if origin in (UnionType, Union):
-        return {"anyOf": [_schema(part) for part in parts]}
-    return {"type": _TYPES[kind]}
+        return one_of_types({"anyOf": [_schema(part) for part in parts]})
+    return schema_of(kind)

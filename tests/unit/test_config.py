@@ -11,7 +11,6 @@ from xrec_repro.config import (
     complete,
     gpus_of_a_job,
     load_config,
-    load_schema,
     merge,
     raw_files,
     settings,
@@ -20,16 +19,12 @@ from xrec_repro.config_files import check_files
 from xrec_repro.data.formats import SOURCES
 from xrec_repro.data.readers import OWN_COLUMNS
 from xrec_repro.errors import ConfigError
+from xrec_repro.sections import configuration_schema
 
 
 @pytest.fixture
 def config(root):
     return load_config(root / "config/config.yaml")
-
-
-@pytest.fixture
-def schema(root):
-    return load_schema(str(root / "workflow/schemas/config.schema.yaml"))
 
 
 def changed(config, path, value):
@@ -42,12 +37,12 @@ def changed(config, path, value):
     return config
 
 
-def test_the_default_configuration_and_every_overlay_are_valid(root, config, schema):
-    check_config(config, schema)
+def test_the_default_configuration_and_every_overlay_are_valid(root, config):
+    check_config(config)
     overlays = [*(root / "config").glob("*.yaml"), root / "tests/tiny.yaml"]
     assert len(overlays) >= 3
     for overlay in overlays:
-        check_config(load_config(root / "config/config.yaml", overlay), schema)
+        check_config(load_config(root / "config/config.yaml", overlay))
 
 
 @pytest.mark.parametrize(
@@ -82,20 +77,20 @@ def test_the_default_configuration_and_every_overlay_are_valid(root, config, sch
         ("scatter.scoring", 2, "scatter.scoring: unknown key"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_key(config, schema, path, value, message):
+def test_a_mistake_is_one_line_that_names_the_key(config, path, value, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        check_config(changed(config, path, value), schema)
+        check_config(changed(config, path, value))
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize("revision", ["main", "a" * 39, "A" * 40])
-def test_a_hub_model_is_pinned_to_a_commit(config, schema, revision):
+def test_a_hub_model_is_pinned_to_a_commit(config, revision):
     config["defaults"]["llm"] |= {"source": "hub", "repo": "some/model", "revision": revision}
     with pytest.raises(ConfigError, match=rf"llm.revision: '{revision}' does not pin 'some/model'.*40-digit commit"):
-        check_config(config, schema)
+        check_config(config)
     config["defaults"]["llm"]["revision"] = "a" * 40
-    check_config(config, schema)
+    check_config(config)
 
 
 def test_a_job_asks_for_a_gpu_where_it_will_use_one(tmp_path):
@@ -108,19 +103,19 @@ def test_a_job_asks_for_a_gpu_where_it_will_use_one(tmp_path):
     assert {case for case, gpus in asked.items() if gpus} == {("cuda", there), ("cuda", absent), ("auto", there)}
 
 
-def test_a_missing_default_is_named(config, schema):
+def test_a_missing_default_is_named(config):
     del config["defaults"]["generation"]["top_k"]
     with pytest.raises(ConfigError, match="defaults.generation.top_k: missing"):
-        check_config(config, schema)
+        check_config(config)
 
 
-def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code(tmp_path, root, config, schema):
+def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code(tmp_path, root, config):
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(
         "run: {experiments: [d/mine]}\nexperiments: {mine: {}}\ndatasets: {d: {source: glassbox, domain: book}}"
     )
     loaded = load_config(root / "config/config.yaml", overlay)
-    check_config(loaded, schema)
+    check_config(loaded)
     assert loaded["experiments"]["mine"] == {
         "label": "mine",
         "method": "xrec",
@@ -136,14 +131,14 @@ def test_an_entry_may_leave_out_what_is_empty_and_is_complete_for_all_other_code
     loaded["experiments"]["mine"]["overrides"]["prompt"] = {}  # no two entries share a mapping
     assert complete({"experiments": {"a": {}}})["experiments"]["a"]["overrides"] == {}
     with pytest.raises(ConfigError, match="datasets.d: 'domain' is a required property"):
-        check_config(complete(merge(config, {"datasets": {"d": {"source": "glassbox"}}})), schema)
+        check_config(complete(merge(config, {"datasets": {"d": {"source": "glassbox"}}})))
 
 
 @pytest.mark.parametrize("section", ["datasets", "experiments"])
 @pytest.mark.parametrize("value", [None, [], {"a": None}, {"a": "b"}])
-def test_what_is_no_entry_is_refused_and_not_completed(config, schema, section, value):
+def test_what_is_no_entry_is_refused_and_not_completed(config, section, value):
     with pytest.raises(ConfigError, match=rf"{section}[^ ]*: .*is not of type 'object'"):
-        check_config(complete(config | {section: value}), schema)
+        check_config(complete(config | {section: value}))
 
 
 UNREADABLE = {
@@ -266,14 +261,14 @@ NAN, INFINITY = float("nan"), float("inf")
         ),
     ],
 )
-def test_what_is_no_number_of_that_kind_is_refused(config, schema, path, value, message):
+def test_what_is_no_number_of_that_kind_is_refused(config, path, value, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        check_config(changed(config, path, value), schema)
+        check_config(changed(config, path, value))
     assert "\n" not in str(caught.value)
 
 
-def test_the_hint_for_a_number_in_words_is_a_number(config, schema):
-    check_config(changed(config, "defaults.tuning.learning_rate", yaml.safe_load("1.000000e-04")), schema)
+def test_the_hint_for_a_number_in_words_is_a_number(config):
+    check_config(changed(config, "defaults.tuning.learning_rate", yaml.safe_load("1.000000e-04")))
 
 
 def test_dictionaries_merge_and_lists_replace():
@@ -282,14 +277,14 @@ def test_dictionaries_merge_and_lists_replace():
     assert base == {"a": {"x": 1, "y": [1, 2]}, "b": 3}
 
 
-def test_an_overlay_may_add_experiments_to_the_list(root, tmp_path, schema):
+def test_an_overlay_may_add_experiments_to_the_list(root, tmp_path):
     base = root / "config/config.yaml"
     first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
     first.write_text("run: {experiments: {add: [glassbox/eq12, glassbox/xrec]}}\nexperiments: {eq12: {}, other: {}}\n")
     second.write_text("run: {name: more, experiments: {add: [glassbox/other]}}\n")
     listed = load_config(base)["run"]["experiments"]
     config = load_config(base, first, second)
-    check_config(config, schema)
+    check_config(config)
     assert config["run"]["experiments"] == [*listed, "glassbox/eq12", "glassbox/other"]
     assert config["run"]["name"] == "more"
 
@@ -333,15 +328,15 @@ def test_the_configuration_module_stays_light(root):
         ({"paper": {"figures": {"captions": "no"}}}, r"paper\.figures\.captions"),
     ],
 )
-def test_impossible_figures_and_primary_metrics_are_refused(config, schema, change, message):
+def test_impossible_figures_and_primary_metrics_are_refused(config, change, message):
     with pytest.raises(ConfigError, match=message):
-        check_config(merge(config, change), schema)
+        check_config(merge(config, change))
 
 
-def test_figures_may_have_sizes_and_no_metric_need_be_primary(config, schema):
+def test_figures_may_have_sizes_and_no_metric_need_be_primary(config):
     change = {"statistics": {"primary": []}, "paper": {"figures": {"captions": False, "sizes": {"sweeps": [7, 4.5]}}}}
-    check_config(merge(config, change), schema)
-    check_config(merge(config, {"statistics": {"primary": None}}), schema)
+    check_config(merge(config, change))
+    check_config(merge(config, {"statistics": {"primary": None}}))
 
 
 @pytest.mark.parametrize(
@@ -353,30 +348,30 @@ def test_figures_may_have_sizes_and_no_metric_need_be_primary(config, schema):
         {"claims": {"systems": {"XRec": {"experiment": "xrek"}}}},
     ],
 )
-def test_an_unknown_experiment_in_the_paper_s_sections_is_named(config, schema, change):
+def test_an_unknown_experiment_in_the_paper_s_sections_is_named(config, change):
     with pytest.raises(ConfigError, match=r"names 'xrek', which is not in experiments \(did you mean 'xrec'\?\)"):
-        check_config(merge(config, change), schema)
+        check_config(merge(config, change))
 
 
-def test_overrides_of_one_data_set_reach_that_one_alone(config, schema):
+def test_overrides_of_one_data_set_reach_that_one_alone(config):
     more = {"experiments": {"xrec": {"per_dataset": {"glassbox": {"adapter": {"experts": 3}}}}}}
     more = merge(config, more)
-    check_config(more, schema)
+    check_config(more)
     assert settings(more, "glassbox", "xrec")["adapter"]["experts"] == 3
     assert settings(more, "glassbox", "no_profile")["adapter"]["experts"] == 8
     wrong = merge(config, {"experiments": {"xrec": {"per_dataset": {"glasbox": {}}}}})
     with pytest.raises(ConfigError, match=r"experiments.xrec.per_dataset.glasbox: not in datasets \(did you mean"):
-        check_config(wrong, schema)
+        check_config(wrong)
 
 
-def test_a_chat_model_that_runs_here_is_pinned_by_a_commit(config, schema):
+def test_a_chat_model_that_runs_here_is_pinned_by_a_commit(config):
     chat = {"base_url": None, "model": "owner/name", "revision": "main"}
     change = {"defaults": {"profiles": {"backend": "chat", "chat": chat}}}
     with pytest.raises(ConfigError, match="profiles.chat.revision: 'main' is no commit; give its 40 digits"):
-        check_config(merge(config, change), schema)
-    check_config(merge(merge(config, change), {"defaults": {"profiles": {"chat": {"revision": "a" * 40}}}}), schema)
+        check_config(merge(config, change))
+    check_config(merge(merge(config, change), {"defaults": {"profiles": {"chat": {"revision": "a" * 40}}}}))
     served = {"base_url": "http://127.0.0.1:1/v1"}  # what a server serves has whatever name its user gives it
-    check_config(merge(merge(config, change), {"defaults": {"profiles": {"chat": served}}}), schema)
+    check_config(merge(merge(config, change), {"defaults": {"profiles": {"chat": served}}}))
 
 
 def own_data(config, **entry):
@@ -386,16 +381,16 @@ def own_data(config, **entry):
     return config
 
 
-def test_an_entry_needs_its_source_and_domain_and_no_more(config, schema):
+def test_an_entry_needs_its_source_and_domain_and_no_more(config):
     extractive = {"profiles": {"references": "extractive"}}
     config = own_data(config, paths={"reviews": "r.csv"}, columns={"user": "who", "city": None}, overrides=extractive)
-    check_config(config, schema)
+    check_config(config)
     entry = complete(config)["datasets"]["mine"]
     assert entry["label"] == "mine" and entry["download"] is None and entry["published_as"] is None
     assert entry["columns"] == config["dataset_defaults"]["columns"] | {"user": "who", "city": None}
     assert set(config["datasets"]["mine"]) == {"source", "domain", "paths", "columns", "overrides"}
     with pytest.raises(ConfigError, match=r"mine/xrec: profiles.references: table has no published texts; use chat or"):
-        check_config(own_data(config, paths={"reviews": "r.csv"}), schema)
+        check_config(own_data(config, paths={"reviews": "r.csv"}))
 
 
 def test_lists_and_patterns_stand_for_files_in_order(config, tmp_path, monkeypatch):
@@ -417,8 +412,8 @@ def test_lists_and_patterns_stand_for_files_in_order(config, tmp_path, monkeypat
         found("a.csv", items="x*")
 
 
-def test_readers_schema_and_configuration_know_the_same_sources(schema, config):
-    known = schema["properties"]["datasets"]["additionalProperties"]["properties"]["source"]["enum"]
+def test_readers_schema_and_configuration_know_the_same_sources(config):
+    known = configuration_schema()["properties"]["datasets"]["additionalProperties"]["properties"]["source"]["enum"]
     assert set(READ) == set(SOURCES) == set(known) - {"glassbox", "release"}
     assert config["dataset_defaults"]["columns"] == OWN_COLUMNS
 

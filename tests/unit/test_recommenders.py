@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.unit.test_recommender_train import SETTINGS, graph  # noqa: F401
-from xrec_repro.config import check_config, complete, load_config, load_schema, merge, recommender
+from xrec_repro.config import check_config, complete, load_config, merge, recommender
 from xrec_repro.contracts import CORE_INTERACTIONS, GRAPH
 from xrec_repro.embedding_file import load_embeddings
 from xrec_repro.errors import ConfigError, DataError, ModelError
@@ -56,14 +56,11 @@ def module(tmp_path, monkeypatch):
 @pytest.fixture
 def checked(root):
     """Return a function that checks the configuration with an overlay, and returns it."""
-    base, schema = (
-        load_config(root / "config/config.yaml"),
-        load_schema(str(root / "workflow/schemas/config.schema.yaml")),
-    )
+    base = load_config(root / "config/config.yaml")
 
     def check(overlay):
         config = complete(merge(base, copy.deepcopy(overlay)))
-        check_config(config, schema)
+        check_config(config)
         return config
 
     return check

@@ -18,7 +18,6 @@ from xrec_repro.config import (
     check_config,
     expand_sweeps,
     load_config,
-    load_schema,
     merge,
     recommender,
     settings,
@@ -46,11 +45,6 @@ STATISTICS = {
 METRICS = ["faithfulness_f1", "bertscore_f1", "validation_loss"]
 
 
-@pytest.fixture(scope="module")
-def schema(root):
-    return load_schema(str(root / "workflow/schemas/config.schema.yaml"))
-
-
 @pytest.fixture
 def config(root):
     return load_config(root / "config/config.yaml")
@@ -63,9 +57,9 @@ def swept(config: dict, **sweeps_of: dict) -> dict:
 # --- Expansion --------------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_stands_for_its_base_with_one_setting_changed(config, schema):
+def test_a_sweep_stands_for_its_base_with_one_setting_changed(config):
     config = swept(config, experts=EXPERTS)
-    check_config(config, schema)
+    check_config(config)
     before = copy.deepcopy(config)
     expanded = expand_sweeps(config)
     assert config == before, "the configuration given is left alone"
@@ -103,24 +97,24 @@ def test_a_base_that_the_run_lacks_joins_it(config):
     assert expanded["run"]["experiments"] == pairs
 
 
-def test_the_swept_value_wins_over_all_overrides_of_the_base(config, schema):
+def test_the_swept_value_wins_over_all_overrides_of_the_base(config):
     base = {"adapter": {"experts": 3, "dropout": 0.1}}
     config["experiments"]["xrec"] |= {"overrides": base, "per_dataset": {"glassbox": {"adapter": {"experts": 5}}}}
     config = swept(config, experts=EXPERTS | {"values": [3, 5]})
-    check_config(config, schema)
+    check_config(config)
     assert sweep_members(config, "experts") == [(3, "xrec-experts-3"), (5, "xrec")]
     adapter = settings(expand_sweeps(config), "glassbox", "xrec-experts-3")["adapter"]
     assert (adapter["experts"], adapter["dropout"]) == (3, 0.1)
 
 
-def test_every_kind_of_value_makes_a_name_that_the_schema_allows(config, schema):
+def test_every_kind_of_value_makes_a_name_that_the_schema_allows(config):
     config = swept(
         config,
         rate={"base": "glassbox/xrec", "key": "tuning.learning_rate", "values": [1e-4, 0.005, 0.5]},
         rows={"base": "glassbox/xrec", "key": "embeddings.as", "values": ["trained", "shuffled"]},
         profiles={"base": "glassbox/xrec", "key": "prompt.profiles", "values": [True, False]},
     )
-    check_config(config, schema)
+    check_config(config)
     names = [name for sweep in config["sweeps"] for _, name in sweep_members(config, sweep)]
     expected = ["xrec-rate-0_0001", "xrec", "xrec-rate-0_5", "xrec", "xrec-rows-shuffled", "xrec"]
     assert names == [*expected, "xrec-profiles-False"]
@@ -147,28 +141,28 @@ def test_every_kind_of_value_makes_a_name_that_the_schema_allows(config, schema)
         ({"valves": [2]}, r"sweeps.s.valves: unknown key \(did you mean 'values'\?\)"),
     ],
 )
-def test_a_mistake_in_a_sweep_is_one_line(config, schema, change, message):
+def test_a_mistake_in_a_sweep_is_one_line(config, change, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        check_config(swept(config, s=EXPERTS | change), schema)
+        check_config(swept(config, s=EXPERTS | change))
     assert "\n" not in str(caught.value)
 
 
-def test_a_name_that_is_taken_is_refused(config, schema):
+def test_a_name_that_is_taken_is_refused(config):
     config["experiments"]["xrec-experts-16"] = config["experiments"]["xrec"]
     with pytest.raises(ConfigError, match=r"sweeps.experts: 'xrec-experts-16', for its value 16, is in experiments"):
-        check_config(swept(config, experts=EXPERTS), schema)
+        check_config(swept(config, experts=EXPERTS))
 
 
-def test_tables_may_name_what_a_sweep_adds(config, schema):
+def test_tables_may_name_what_a_sweep_adds(config):
     named = {"paper": {"tables": {"table2": ["xrec", "xrec-experts-16"]}}}
-    check_config(merge(swept(config, experts=EXPERTS), named), schema)
+    check_config(merge(swept(config, experts=EXPERTS), named))
     with pytest.raises(ConfigError, match="names 'xrec-experts-16', which is not in experiments"):
-        check_config(merge(config, named), schema)
+        check_config(merge(config, named))
 
 
-def test_the_overlay_sweeps_experts_and_widths(root, schema):
+def test_the_overlay_sweeps_experts_and_widths(root):
     config = load_config(root / "config/config.yaml", root / "config/sweeps.yaml")
-    check_config(config, schema)
+    check_config(config)
     expanded = expand_sweeps(config)
     chosen = [settings(expanded, "glassbox", name)["embeddings"]["of"] for _, name in sweep_members(config, "width")]
     assert chosen == ["lightgcn-dim-16", "lightgcn-dim-32", "lightgcn", "lightgcn-dim-128"]
@@ -369,9 +363,9 @@ def overlay(root) -> dict:
     return load_config(root / "config/config.yaml", root / "config/deviations.yaml")
 
 
-def test_each_experiment_of_the_overlay_flips_one_switch(root, schema):
+def test_each_experiment_of_the_overlay_flips_one_switch(root):
     config = overlay(root)
-    check_config(config, schema)
+    check_config(config)
     base = settings(config, "glassbox", "xrec")
     pairs = [pair.split("/") for pair in config["run"]["experiments"]]
     assert pairs[0] == ["glassbox", "xrec"] and len(pairs) == 14

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-from xrec_repro.config import READ, check_config, complete, gpus_of_a_job, load_config, load_schema, merge
+from xrec_repro.config import READ, check_config, complete, gpus_of_a_job, load_config, merge
 from xrec_repro.config_files import added_experiments, check_files
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, neutral, places_digest, significant
@@ -30,7 +30,7 @@ try:
     base = WORKFLOW / "config/config.yaml"
     overlays = [path for path in workflow.configfiles if not base.samefile(path)]
     config.update(complete(added_experiments([base, *overlays], config)))
-    check_config(config, load_schema(str(WORKFLOW / "workflow/schemas/config.schema.yaml")))
+    check_config(config)
     # Keys in the order of the base file: Snakemake puts those of an overlay first, and params compare what is written.
     config.update(merge(load_config(base), config))
     PLAN = Plan(config, WORKFLOW)
