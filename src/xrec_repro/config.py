@@ -29,6 +29,8 @@ READ_EMBEDDINGS = ("trained", "shuffled")  # forms of `embeddings.as` that take 
 READ = dict.fromkeys(("amazon", "amazon2023", "yelp", "google"), ("reviews", "items")) | {"table": ("reviews",)}
 _NEEDED = READ | {"glassbox": (), "release": ("folder",)}
 
+_LISTS = (("tables", "table1"), ("tables", "table2"), ("figure3", "experiments"), ("embeddings", "experiments"))
+
 Config = dict[str, Any]
 
 # What an experiment's entry may leave out; a data set's is in `dataset_defaults`. The label of both is their name.
@@ -115,6 +117,7 @@ def check_config(config: Config) -> None:
     for place, name in _named_experiments(config):
         if name not in (known := config["experiments"]):
             raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
+    _check_lists(config)
 
 
 def _check_overrides(config: Config, name: str) -> None:
@@ -152,11 +155,28 @@ def _named_experiments(config: Config) -> Iterator[tuple[str, str]]:
         if entry["experiment"] is not None:
             yield f"claims.systems.{system}.experiment", entry["experiment"]
     paper = config["paper"]
-    lists = {f"tables.{table}": paper["tables"][table] for table in ("table1", "table2")}
-    lists |= {section: paper[section]["experiments"] for section in ("figure3", "embeddings")}
+    lists = {f"{section}.{key}": paper[section][key] for section, key in _LISTS}
     lists |= {f"examples.sections.{one['title']}": one["experiments"] for one in paper["examples"]["sections"]}
     for section, names in lists.items():
         yield from ((f"paper.{section}", name) for name in names or ())
+
+
+def _check_lists(config: Config) -> None:
+    """Refuse a table or figure of experiments that do not run; of a list that is the default, those that do are taken.
+
+    A section of examples says in its place which of its experiments are not there.
+    """
+    ran = [experiment for _, experiment in experiment_pairs(config)]
+    declared = configuration_schema()["properties"]["paper"]["properties"]
+    for section, key in _LISTS:
+        names = config["paper"][section][key] or []
+        missing = [name for name in names if name not in ran]
+        if missing and names != declared[section]["properties"][key]["default"]:
+            remedy = "add it there, or take it off the list; null shows all"
+            raise ConfigError(
+                f"configuration: paper.{section}.{key} names {missing[0]!r}, which is not in run.experiments"
+                f"{hint(missing[0], ran)}; {remedy}"
+            )
 
 
 def experiment_pairs(config: Config) -> list[tuple[str, str]]:

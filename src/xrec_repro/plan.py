@@ -310,9 +310,10 @@ class Plan:
 
     # --- The paper stage ----------------------------------------------------------------------------------------------
     def rows(self, experiments: Iterable[str] | None) -> list[Row]:
-        """List the rows of a table or figure: these experiments of the run, or all (also where it has none of them).
+        """List the rows of a table or figure: those of these experiments that run, or all.
 
-        All are those that the run lists; of what a sweep adds, only what is named.
+        All are those that the run lists; of what a sweep adds, only what is named. A list of which none runs is the
+        default (`config.check_config` refuses any other), and stands for all, too.
         """
         named = [pair for pair in self.pairs if experiments and pair[1] in experiments]
         return [self.row(*pair, seed) for pair in named or self.listed for seed in self.seeds]

@@ -353,6 +353,20 @@ def test_an_unknown_experiment_in_the_paper_s_sections_is_named(config, change):
         check_config(merge(config, change))
 
 
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("tables", "table1"), ("tables", "table2"), ("figure3", "experiments"), ("embeddings", "experiments")],
+)
+def test_a_list_of_experiments_that_do_not_run_is_refused_unless_it_is_the_default(config, section, key):
+    config["run"]["experiments"] = ["glassbox/xrec", "glassbox/no_embeddings"]
+    check_config(config)  # the default lists name no_profile and fixed_moe
+    check_config(merge(config, {"paper": {section: {key: ["no_embeddings"]}}}))
+    place = rf"paper\.{section}\.{key} names 'no_profile', which is not in run\.experiments"
+    for names in (["xrec", "no_profile", "fixed_moe"], ["no_profile"]):
+        with pytest.raises(ConfigError, match=place + ".*; add it there, or take it off the list; null shows all$"):
+            check_config(merge(config, {"paper": {section: {key: names}}}))
+
+
 def test_overrides_of_one_data_set_reach_that_one_alone(config):
     more = {"experiments": {"xrec": {"per_dataset": {"glassbox": {"adapter": {"experts": 3}}}}}}
     more = merge(config, more)

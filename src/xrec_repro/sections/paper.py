@@ -228,7 +228,7 @@ class Audit(Section):
 
 
 class Paper(Section):
-    """Tables, figures and reports; of lists of experiments, null: all of the run."""
+    """Tables, figures and reports; of a default list of experiments, those that run are taken, or all if none does."""
 
     tables: Tables
     figures: Figures
