@@ -284,6 +284,7 @@ def _named_server(settings: Settings, section: Settings) -> bool:
 # whose chances agree to six digits.
 NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
     "generation.batch_size": _float32_llm,
+    "generation.invariance": _float32_llm,
     "tuning.checkpoint_every": _always,
     "tuning.micro_batch_size": _float32_llm,
     "tuning.activation_checkpointing": _float32_llm,
@@ -300,7 +301,10 @@ NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
     "profiles.chat.concurrency": _always,
 }
 ROUNDING = frozenset(
-    {"generation.batch_size", "tuning.micro_batch_size", "tuning.activation_checkpointing", "metrics.*.batch_size"}
+    {
+        *("generation.batch_size", "generation.invariance", "metrics.*.batch_size"),
+        *("tuning.micro_batch_size", "tuning.activation_checkpointing"),
+    }
 )
 # What each source of a language model reads of the section `llm`.
 _LLM_READS = {

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.prompts import Encoded, Example
 from xrec_repro.interrupt import StoppedError, stoppable
 from xrec_repro.io import write_table
+from xrec_repro.lm.slots import SlotDecoder, in_slots
 from xrec_repro.partial import Partial
 from xrec_repro.progress import track
 from xrec_repro.shards import WHOLE, Shard
@@ -73,11 +74,7 @@ def generate(
     if done:
         log.info("resumed generation after %d examples", len(done))
     with stoppable() as stop_requested, kept:
-        for batch in track(batches, "generation"):
-            if all(example.example_id in done for example in batch):
-                continue
-            rows = [encoded[example.example_id] for example in batch]
-            found = explain_batch(explainer, batch, settings, seed, rows)
+        for found in _explained(explainer, batches, settings, seed, encoded, frozenset(done)):
             kept.add(found)
             done |= {row["example_id"]: row for row in found}
             after_batch(len(done))
@@ -103,6 +100,37 @@ def _batches(examples: Sequence[Example], encoded: dict[str, Encoded], size: int
     return [by_length[start : start + size] for start in range(0, len(by_length), size)]
 
 
+def _explained(
+    explainer: Explainer,
+    batches: Sequence[Sequence[Example]],
+    settings: dict[str, Any],
+    seed: int,
+    encoded: dict[str, Encoded],
+    done: Collection[str],
+) -> Iterator[list[dict[str, Any]]]:
+    """Explain batches one after the other, or all of them in slots; yields some rows at a time, as they are done.
+
+    What is done already is left out: whole batches, or in slots every text.
+    """
+    if not in_slots(explainer, settings, list(encoded.values())):
+        for batch in track(batches, "generation"):
+            if any(example.example_id not in done for example in batch):
+                yield explain_batch(explainer, batch, settings, seed, [encoded[e.example_id] for e in batch])
+        return
+    waiting = [example for batch in batches for example in batch if example.example_id not in done]
+    if not waiting:
+        return
+    decoder = SlotDecoder(explainer, settings, seed, encoded, _stops(explainer))
+    rows = []
+    for example, result in track(decoder.decode(waiting), "generation", len(waiting)):
+        rows.append(_row(explainer, example, encoded[example.example_id], result))
+        if len(rows) == settings["batch_size"]:
+            yield rows
+            rows = []
+    if rows:
+        yield rows
+
+
 def explain_batch(
     explainer: Explainer,
     batch: Sequence[Example],
@@ -112,8 +140,11 @@ def explain_batch(
 ) -> list[dict[str, Any]]:
     """Explain a few examples in one batch, whose prompts may be encoded; returns rows as in contract EXPLANATIONS."""
     rows = encoded or [explainer.encoder.test(example, settings["max_new_tokens"]) for example in batch]
+    by_id = dict(zip((example.example_id for example in batch), rows, strict=True))
+    if in_slots(explainer, settings, rows):
+        found = dict(SlotDecoder(explainer, settings, seed, by_id, _stops(explainer)).decode(batch))
+        return [_row(explainer, example, by_id[example.example_id], found[example]) for example in batch]
     opening = shared_opening(rows) if explainer.encoder.records else ()
-    tokenizer = explainer.llm.tokenizer
     results = decode(
         explainer.llm.model,
         explainer.injector,
@@ -121,24 +152,28 @@ def explain_batch(
         pad_left([row.without(len(opening)) for row in rows], explainer.pad_id, explainer.llm.device),
         Sampler(settings, seed, [example.example_id for example in batch]),
         settings["max_new_tokens"],
-        stop_tokens(
-            tokenizer, explainer.encoder.template == "code", explainer.llm.model.generation_config.eos_token_id
-        ),
+        _stops(explainer),
         explainer.read(opening, len(batch)),
     )
-    return [
-        {
-            "example_id": example.example_id,
-            "user_id": example.user_id,
-            "item_id": example.item_id,
-            "reference": example.reference,
-            "prediction": clean_text(tokenizer, result, explainer.encoder.template),
-            "prompt_tokens": len(row.ids),
-            "new_tokens": len(result.ids),
-            "finish_reason": result.finish_reason,
-        }
-        for example, row, result in zip(batch, rows, results, strict=True)
-    ]
+    return [_row(explainer, *one) for one in zip(batch, rows, results, strict=True)]
+
+
+def _stops(explainer: Explainer) -> dict[int, str]:
+    ends = explainer.llm.model.generation_config.eos_token_id
+    return stop_tokens(explainer.llm.tokenizer, explainer.encoder.template == "code", ends)
+
+
+def _row(explainer: Explainer, example: Example, encoded: Encoded, result: Decoded) -> dict[str, Any]:
+    return {
+        "example_id": example.example_id,
+        "user_id": example.user_id,
+        "item_id": example.item_id,
+        "reference": example.reference,
+        "prediction": clean_text(explainer.llm.tokenizer, result, explainer.encoder.template),
+        "prompt_tokens": len(encoded.ids),
+        "new_tokens": len(result.ids),
+        "finish_reason": result.finish_reason,
+    }
 
 
 def clean_text(tokenizer: Any, result: Decoded, template: str) -> str:
