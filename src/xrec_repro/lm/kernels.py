@@ -12,7 +12,7 @@ from torch import Tensor
 
 TRITON = importlib.util.find_spec("triton") is not None
 QUERIES = 64  # of a block of a prompt
-_KEYS = 64
+_KEYS = 32  # that are looked at together
 
 if TRITON:
     import triton
@@ -179,12 +179,14 @@ def turn(
     return y
 
 
-def attend_step(q: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def attend_step(q: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, scale: float, few: bool = False) -> Tensor:
     """See `lm.torch_ops.attend_step`."""
     _, shared, room, width = keys.shape
     count, heads, _ = q.shape
     y = torch.empty_like(q)
-    _attend_step[(count, heads)](q, y, lengths, keys, values, scale, heads, shared, room, width, _KEYS)
+    together, warps = (128, 8) if few else (_KEYS, 1)
+    shape = heads, shared, room, width, together
+    _attend_step[(count, heads)](q, y, lengths, keys, values, scale, *shape, num_warps=warps)
     return y.view(1, count, -1)
 
 
@@ -195,5 +197,5 @@ def attend_pack(q: Tensor, blocks: Tensor, keys: Tensor, values: Tensor, scale: 
     y = torch.zeros_like(q)
     wide = max(16, triton.next_power_of_2(width))
     shape = heads, shared, room, width, wide, QUERIES, _KEYS, "ieee"
-    _attend_pack[(len(blocks), heads)](q, y, blocks, keys, values, scale, *shape)
+    _attend_pack[(len(blocks), heads)](q, y, blocks, keys, values, scale, *shape, num_stages=3)
     return y.view(1, count, -1)

@@ -15,6 +15,7 @@ from xrec_repro.lm.invariant import check, multiplying, one_by_one, tiled
 
 FAMILIES = ("llama", "mistral", "qwen2")
 _ROTARY = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the place alone
+_FEW = 16
 _INJECTED = 2  # reserved tokens of a prompt
 Choose = Callable[[Tensor, Tensor], Tensor]
 
@@ -42,6 +43,12 @@ def unfit(llm: Any, room: int) -> str | None:
     if {parameter.device for parameter in llm.model.parameters()} != {device}:
         return "its weights lie on several devices; use one that holds them all"
     return None
+
+
+def sent(values: Sequence[int] | Tensor, device: torch.device) -> Tensor:
+    """Return numbers on a device, without waiting for what it does."""
+    held = torch.as_tensor(values)
+    return held.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else held
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,7 @@ class _Pack:
         # What is left over writes to the end of the slot that is none's, and injects nothing into the last row.
         empty = {"slots": self.trash, "places": self.room - 1, "filled": self.trash, "positions": self.size - 1}
         flat = [row + [empty.get(name, 0)] * (self._lengths[name] - len(row)) for name, row in rows.items()]
-        self._memory.copy_(torch.tensor([value for row in flat for value in row]), non_blocking=True)
+        self._memory.copy_(sent([value for row in flat for value in row], self._memory.device))
         if prompts:
             adapted = torch.cat([prompt.adapted for prompt in prompts]).to(self.adapted)
             self.adapted[0, : len(adapted)] = adapted
@@ -143,6 +150,8 @@ class SlotModel:
         self.device, self._gpu = weight.device, weight.is_cuda
         self.sizes = tuple(sizes) if self._gpu else ()
         self._ops: Any = kernels if self._gpu else torch_ops
+        # Few texts are faster with fewer, longer parts of a sum; `exact` knows one way for any number of them.
+        self._few = not exact and slots <= _FEW
         self._products = None
         if exact:
             self._products = tiled if self._gpu else one_by_one
@@ -185,9 +194,8 @@ class SlotModel:
         Args:
             prompts: On a GPU no longer together than `most` says; on a CPU a single one.
         """
-        draws = torch.stack([prompt.draws for prompt in prompts])
-        at = torch.tensor([prompt.slot for prompt in prompts]).to(self.device, non_blocking=True)
-        self._draws[at, : draws.shape[1]] = draws.to(self.device, non_blocking=True)
+        draws = sent(torch.stack([prompt.draws for prompt in prompts]), self.device)
+        self._draws[sent([prompt.slot for prompt in prompts], self.device), : draws.shape[1]] = draws
         rows = sum(len(prompt.ids) for prompt in prompts) + 1
         if self._gpu:
             size = next(size for size in self.sizes if size >= rows and self.most(size) >= len(prompts))
@@ -212,9 +220,9 @@ class SlotModel:
 
     def leave(self, slots: Sequence[int]) -> None:
         """Let slots idle that hold no text any more."""
-        at = torch.tensor(slots, device=self.device)
-        self._left[at] = 0
-        self._lengths[at] = self.opening
+        at = sent(slots, self.device)
+        self._left.index_fill_(0, at, 0)
+        self._lengths.index_fill_(0, at, self.opening)
 
     @property
     def _block(self) -> int:
@@ -243,13 +251,13 @@ class SlotModel:
         chosen = self.choose(logits, self._draws[pack.filled, 0])
         self._tokens[pack.filled] = chosen
         self._lengths[pack.filled] = pack.ends
-        self._left[pack.filled] = self._limit - 1
+        self._left.index_fill_(0, pack.filled, self._limit - 1)
 
     def _advance(self) -> None:
         lengths, left = self._lengths[: self.slots], self._left[: self.slots]
 
         def attend(q: Tensor, layer: int) -> Tensor:
-            return self._ops.attend_step(q, lengths, self._keys[layer], self._values[layer], self._scale)
+            return self._ops.attend_step(q, lengths, self._keys[layer], self._values[layer], self._scale, self._few)
 
         with self._multiplying(alone=False):
             hidden = self._forward(self.tokens, (self._rows, lengths), attend)

@@ -20,7 +20,7 @@ from xrec_repro.explainer.prompts import Encoded, Example
 from xrec_repro.lm.reading import Prompt, SlotModel, unfit
 from xrec_repro.seeding import torch_generator
 
-_ADAPTED_AT_ONCE = 32  # always, as products may round by their height
+_ADAPTED_AT_ONCE = 256  # always, as products may round by their height
 _PACKS = (256, 512, 1024, 2048, 4096)  # rows of prompts that a GPU reads at once
 _WAIT = 8  # on a GPU prompts are read when an eighth of the slots are free
 
@@ -103,8 +103,9 @@ class SlotDecoder:
         waiting, held, free, idle = deque(examples), {}, list(range(self.model.slots)), 0
         pending: deque[tuple[dict[int, _Text], Tensor, Any]] = deque()
         while waiting or held or pending:
-            if waiting and (len(free) * _WAIT >= self.model.slots or not held):
-                pending.append(self._fill(waiting, held, free))
+            if len(free) * _WAIT >= self.model.slots or not held:
+                while waiting and free:
+                    pending.append(self._fill(waiting, held, free))
             if held:
                 self.model.step()
                 pending.append(self._launched(dict(held)))

@@ -61,7 +61,7 @@ def turn(
     return turned(q)
 
 
-def attend_step(q: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+def attend_step(q: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, scale: float, few: bool = False) -> Tensor:
     """Let each slot's one query see its text up to itself.
 
     Args:
@@ -70,6 +70,7 @@ def attend_step(q: Tensor, lengths: Tensor, keys: Tensor, values: Tensor, scale:
         keys: The cache, [slots or more, kv heads, T, width].
         values: Likewise.
         scale: Of the scores.
+        few: Whether there are so few slots that another order of sums is faster, if there is one.
 
     Returns:
         [1, slots, heads * width].
