@@ -15,7 +15,7 @@ from harness import Skipped, Times, arguments, limit, record, run, seconds
 from material import amazon_examples, demo_explainer, scratch_settings
 
 from xrec_repro.explainer.explainer import Explainer
-from xrec_repro.explainer.generation import _stops
+from xrec_repro.explainer.generation import stops_of
 from xrec_repro.explainer.prompts import Example
 from xrec_repro.lm.slots import SlotDecoder
 
@@ -31,7 +31,7 @@ Ids = dict[str, list[int]]  # by example id
 def make(explainer: Explainer, known: Sequence[Example], settings: Settings) -> SlotDecoder:
     """Return a decoder for examples; on a GPU its step is captured."""
     encoded = {e.example_id: explainer.encoder.test(e, settings["max_new_tokens"]) for e in known}
-    return SlotDecoder(explainer, settings, 1, encoded, _stops(explainer))
+    return SlotDecoder(explainer, settings, 1, encoded, stops_of(explainer))
 
 
 def measure(

@@ -31,7 +31,7 @@ def encoded_by_id(made, examples, limit=GREEDY["max_new_tokens"]):
 
 def in_order(made, known, order, chosen):
     """Decode some of the known examples in slots; returns rows by example id."""
-    decoder = SlotDecoder(made, chosen, SEED, encoded_by_id(made, known), generation._stops(made))
+    decoder = SlotDecoder(made, chosen, SEED, encoded_by_id(made, known), generation.stops_of(made))
     found = list(decoder.decode(order))
     assert sorted(e.example_id for e, _ in found) == sorted(e.example_id for e in order)
     return {e.example_id: result for e, result in found}

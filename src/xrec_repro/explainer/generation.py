@@ -120,7 +120,7 @@ def _explained(
     waiting = [example for batch in batches for example in batch if example.example_id not in done]
     if not waiting:
         return
-    decoder = SlotDecoder(explainer, settings, seed, encoded, _stops(explainer))
+    decoder = SlotDecoder(explainer, settings, seed, encoded, stops_of(explainer))
     rows = []
     for example, result in track(decoder.decode(waiting), "generation", len(waiting)):
         rows.append(_row(explainer, example, encoded[example.example_id], result))
@@ -142,7 +142,7 @@ def explain_batch(
     rows = encoded or [explainer.encoder.test(example, settings["max_new_tokens"]) for example in batch]
     by_id = dict(zip((example.example_id for example in batch), rows, strict=True))
     if in_slots(explainer, settings, rows):
-        found = dict(SlotDecoder(explainer, settings, seed, by_id, _stops(explainer)).decode(batch))
+        found = dict(SlotDecoder(explainer, settings, seed, by_id, stops_of(explainer)).decode(batch))
         return [_row(explainer, example, by_id[example.example_id], found[example]) for example in batch]
     opening = shared_opening(rows) if explainer.encoder.records else ()
     results = decode(
@@ -152,13 +152,14 @@ def explain_batch(
         pad_left([row.without(len(opening)) for row in rows], explainer.pad_id, explainer.llm.device),
         Sampler(settings, seed, [example.example_id for example in batch]),
         settings["max_new_tokens"],
-        _stops(explainer),
+        stops_of(explainer),
         explainer.read(opening, len(batch)),
     )
     return [_row(explainer, *one) for one in zip(batch, rows, results, strict=True)]
 
 
-def _stops(explainer: Explainer) -> dict[int, str]:
+def stops_of(explainer: Explainer) -> dict[int, str]:
+    """Return the tokens that end an explainer's texts, each with its finish reason."""
     ends = explainer.llm.model.generation_config.eos_token_id
     return stop_tokens(explainer.llm.tokenizer, explainer.encoder.template == "code", ends)
 
