@@ -127,7 +127,11 @@ CLAIMS = {
         "3,000 Amazon explanations in slots, fast, Parquet and setting up included", "a limit of 25 s", 1, "gpu_slots"
     ),
     "gpu_slots_all_exact": Claim(
-        "3,000 Amazon explanations in slots, exact, Parquet and setting up included", "a limit of 25 s", 1, "gpu_slots"
+        "3,000 Amazon explanations in slots, exact, Parquet and setting up included",
+        "a limit of 25 s",
+        1,
+        "gpu_slots",
+        "Products in tiles of one order of sums take longer than cuBLAS's: a step of 384 slots 25.3 ms, not 22.0.",
     ),
 }
 
