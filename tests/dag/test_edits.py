@@ -124,6 +124,7 @@ TINY = [
     Edit("the manifest of downloads", NOTHING, {"resources/manifest.tsv": (None, "\n")}),
     # Settings that change nothing.
     Edit("generation.batch_size", NOTHING, overlay={"defaults": {"generation": {"batch_size": 3}}}),
+    Edit("generation.invariance", NOTHING, overlay={"defaults": {"generation": {"invariance": "fast"}}}),
     Edit("tuning.checkpoint_every", NOTHING, overlay={"defaults": {"tuning": {"checkpoint_every": 7}}}),
     Edit("tuning.micro_batch_size", NOTHING, overlay={"defaults": {"tuning": {"micro_batch_size": 4}}}),
     Edit(
@@ -215,7 +216,10 @@ OWN_EDITS = [
         own=("models/bleurt/model.safetensors",),
     ),
     Edit("further weights of a metric", {"score_bartscore", *SCORED_OWN}, own=("models/weights.pth",)),
-    Edit("generation.batch_size in bfloat16", GENERATED_OWN, overlay={"defaults": {"generation": {"batch_size": 3}}}),
+    Edit("generation.batch_size in bfloat16", NOTHING, overlay={"defaults": {"generation": {"batch_size": 3}}}),
+    Edit(
+        "generation.invariance in bfloat16", GENERATED_OWN, overlay={"defaults": {"generation": {"invariance": "fast"}}}
+    ),
     Edit("tuning.micro_batch_size in bfloat16", TUNED_OWN, overlay={"defaults": {"tuning": {"micro_batch_size": 3}}}),
     Edit("tuning.checkpoint_every in bfloat16", NOTHING, overlay={"defaults": {"tuning": {"checkpoint_every": 9}}}),
     Edit(

@@ -5,7 +5,7 @@ subset, the batches, the shards, their order, and what happens after a kill. The
 is parsed, so heavy imports stand inside the functions that need them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -131,8 +131,16 @@ class Method:
         """Explain a batch, one text an example."""
         raise NotImplementedError
 
-    def stream(self, batches: "Sequence[Sequence[Example]]") -> "Iterator[list[tuple[Example, Written]]]":
-        """Explain batches one after the other; a method that does better with all of them at hand overrides this."""
+    def stream(
+        self, batches: "Sequence[Sequence[Example]]", done: Collection[str] = ()
+    ) -> "Iterator[list[tuple[Example, Written]]]":
+        """Explain batches one after the other; a method that does better with all of them at hand overrides this.
+
+        Args:
+            batches: Those in which something is left to do, whole.
+            done: Ids of the examples that were explained before a kill; a method whose texts depend on no batch may
+                leave them out.
+        """
         for batch in batches:
             written = list(self.write(batch))
             if len(written) != len(batch):
