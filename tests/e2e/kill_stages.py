@@ -87,7 +87,7 @@ STAGES = {
     "judging": Stage(
         "score_metric",
         ("metrics",),
-        {"scores": "scores.parquet", "summary": "summary.json"},
+        {"scores": "scores.parquet", "summary": "summary.json", "replies": "replies.parquet"},
         {"partial": "scores.partial.jsonl"},
         ("explanations", "model"),
     ),
