@@ -39,11 +39,11 @@ TINY = [
     Edit("how files are written", NOTHING, {f"{SRC}/io.py": ("0o644", "0o640")}),
     Edit("what provenance records", NOTHING, {f"{SRC}/provenance.py": ('"numpy",', '"numpy", "scipy",')}),
     Edit("a docstring", NOTHING, {f"{SRC}/explainer/tuning.py": ("Instruction tuning: the", "Tuning: the")}),
-    Edit("a log line", NOTHING, {f"{SRC}/explainer/tuning.py": ("resumed tuning after", "tuning goes on after")}),
+    Edit("a log line", NOTHING, {f"{SRC}/training.py": ("resumed %s after", "going on with %s after")}),
     Edit(
         "the text of an error",
         NOTHING,
-        {f"{SRC}/explainer/pretrain.py": ("pretraining: the loss is not finite", "a loss is odd")},
+        {f"{SRC}/explainer/pretrain.py": ("pretraining: the train split has", "there are")},
     ),
     Edit("a comment in a script", NOTHING, {"workflow/scripts/train_recommender.py": (None, "# why\n")}),
     Edit("a comment in the rules", NOTHING, {"workflow/rules/common.smk": (None, "# why\n")}),

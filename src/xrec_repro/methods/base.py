@@ -35,7 +35,8 @@ class Run:
         domain: ``book`` or ``business``.
         sections: Section of the configuration -> settings, of those in `Method.sections`.
         inputs: Files and folders by name: what `Method.needs` and `Method.files` asked for, as far as there is one.
-        checkpoint: Where `Method.fit` may keep an unfinished training; it goes when all is done.
+        checkpoint: Where `Method.fit` may keep an unfinished training (of several in a row, the others in files whose
+            names begin so); it goes when all is done.
         identity: Digest of all that the result depends on: a checkpoint of another one must not be resumed.
     """
 
@@ -113,7 +114,10 @@ class Method:
         self.settings, self.run = settings, run
 
     def fit(self, examples: "Sequence[Example]") -> Fitted:
-        """Learn from the examples of split train; those of val may decide when to stop."""
+        """Learn from the examples of split train; those of val may decide when to stop.
+
+        What learns step by step is best a `xrec_repro.training.Trainee`: its loop goes on after a kill, and stops.
+        """
         raise NotImplementedError
 
     def load(self, fitted: Fitted | None) -> None:

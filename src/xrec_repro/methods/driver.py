@@ -63,8 +63,9 @@ def fit(method: Method, examples: Sequence[Example], folder: Path) -> dict[str, 
     _check_needs(method, seen)
     fitted = method.fit(seen)
     save_fitted(folder, fitted)
-    if method.run.checkpoint:
-        method.run.checkpoint.unlink(missing_ok=True)
+    if kept := method.run.checkpoint:
+        for path in kept.parent.glob(f"{kept.name}*"):
+            path.unlink()
     return dict(fitted.report)
 
 

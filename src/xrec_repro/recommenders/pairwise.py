@@ -49,7 +49,7 @@ class Pairwise(Recommender):
         return {}
 
     def fit(self, graph: "InteractionGraph") -> dict[str, Any]:
-        """Train; a killed training goes on from its checkpoint (see `training.train`).
+        """Train; a killed training goes on from its checkpoint (see `training.train_factors`).
 
         Raises:
             DataError: The graph has no val edges, fewer items than k, or a user with all items.
@@ -57,13 +57,13 @@ class Pairwise(Recommender):
             StoppedError: A stop was asked for; what was done is in the checkpoint.
         """
         from xrec_repro.recommenders.factors import Factors
-        from xrec_repro.recommenders.training import train
+        from xrec_repro.recommenders.training import train_factors
         from xrec_repro.seeding import torch_generator
 
         generator = torch_generator(self.run.seed, self.stream, "init")
         sizes = graph.edges["train"], graph.n_users, graph.n_items
         model = Factors(*sizes, dim=self.settings.dim, generator=generator, **self.shape())
-        self._best, told = train(graph, model, self.settings, self.run)
+        self._best, told = train_factors(graph, model, self.settings, self.run)
         return told
 
     def embeddings(self) -> "tuple[Tensor, Tensor]":
