@@ -308,8 +308,8 @@ class _Loop:
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Leave the best parameters, in evaluation mode."""
-        for name, value in self.best.items():
+        """Leave the best parameters, or the last where none were evaluated, in evaluation mode."""
+        for name, value in self.best.items() if self.progress.best_epoch else ():
             self.parameters[name].copy_(value)
         self.trainee.module.eval()
 

@@ -180,20 +180,6 @@ def test_a_checkpoint_of_another_graph_is_ignored(graph, tmp_path, caplog):
     assert "of other settings, code, data, models, libraries or device; starting anew" in caplog.text
 
 
-@pytest.mark.parametrize("keep", [0, 5, 200, -1])
-def test_a_truncated_checkpoint_is_reported_and_ignored(graph, tmp_path, caplog, keep):
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(graph, whole)
-    with pytest.raises(KilledError):
-        run(graph, broken, on_epoch=kill_after(4))
-    checkpoint = broken / "checkpoint.safetensors"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:keep])
-    with caplog.at_level(logging.WARNING, logger="xrec_repro"):
-        run(graph, broken)
-    assert "damaged; starting anew" in caplog.text
-    assert written(broken) == written(whole)
-
-
 def rows_of(path):
     return read_table(path, GRAPH).to_pylist()
 

@@ -153,6 +153,14 @@ def test_patience_counts_in_a_row_or_over_all(endured, epochs, best):
     assert found.history[1]["val_loss"] == 6.0 and found.history[1]["val_other"] == 1.0
 
 
+def test_what_ends_before_its_first_evaluation_keeps_what_it_learnt():
+    line = Line()
+    before, rule = weights(line), {"start": 0.2, "patience": 0.9, "window": 3}
+    found = train(line, plan(early_stopping=rule, evaluate_every=EPOCHS, optimizer=partial(SGD, lr=1e-9)))
+    assert (found.stopped_by, found.best_epoch) == ("losses", 0)
+    assert not torch.equal(weights(line), before)
+
+
 def test_higher_may_be_better():
     line = Line(SCORES)
     line.higher = True

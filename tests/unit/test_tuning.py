@@ -140,20 +140,6 @@ def test_early_stopping_by_brute_force():
         assert stopped_after(losses, STUDY, 200) == want
 
 
-def test_early_stopping_survives_a_kill(tmp_path, explainer, examples):
-    settings = SETTINGS | {"epochs": 9, "learning_rate": 1e-9, "early_stopping": STUDY | {"patience": 0.5, "window": 2}}
-    want = tune(explainer(), examples, settings, 1, tmp_path / "a")
-    assert 1 < len(want) < 27
-
-    def kill(step):
-        if step == len(want) - 1:
-            raise Killed
-
-    with pytest.raises(Killed):
-        tune(explainer(), examples, settings, 1, tmp_path / "b", after_step=kill)
-    assert tune(explainer(), examples, settings, 1, tmp_path / "b") == want
-
-
 @pytest.mark.parametrize("shape", ["llama2", "llama3", "mistral", "qwen2", "gemma"])
 def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(explainer, examples, shape):
     made = explainer(shape, "input", "fixed")

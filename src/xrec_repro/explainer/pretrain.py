@@ -8,7 +8,7 @@ reserved tokens are no part of them: as with a downloaded model, they are new.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -171,9 +171,17 @@ class Pretraining(Trainee):
         self.module, self.documents, self.rows = model, documents, len(documents)
 
     def batches(self, epoch: int, plan: Plan) -> list[list[list[int]]]:
-        """Return batches of documents of like length."""
+        """Return batches of documents of like length, in random order."""
         shown = [forms[(i + epoch) % len(forms)] for i, forms in enumerate(self.documents)]
-        return [[shown[i] for i in rows] for rows in _batches(shown, plan, epoch)]
+        rng, size = numpy_rng(plan.seed, f"{plan.name} order", epoch), plan.batch_size
+        shuffled = rng.permutation(len(shown)).tolist()
+        # Sorting within pools of batches keeps padding low and the order random.
+        pool = 50 * size
+        batches = []
+        for start in range(0, len(shuffled), pool):
+            part = sorted((shown[i] for i in shuffled[start : start + pool]), key=len)
+            batches += [part[i : i + size] for i in range(0, len(part), size)]
+        return [batches[index] for index in rng.permutation(len(batches))]
 
     def loss(self, batch: Sequence[list[int]]) -> Tensor:
         """Return the mean negative log-likelihood of the batch's tokens."""
@@ -214,17 +222,3 @@ def _train(
         taken = zip(tokens, islice(losses, len(tokens)), strict=True)
         means.append(sum(count * loss for count, (loss,) in taken) / sum(tokens))
     return means
-
-
-def _batches(documents: Sequence[list[int]], plan: Plan, epoch: int) -> Iterator[list[int]]:
-    """Yield index batches of documents of like length, in random order."""
-    rng, size = numpy_rng(plan.seed, f"{plan.name} order", epoch), plan.batch_size
-    shuffled = rng.permutation(len(documents)).tolist()
-    # Sorting within pools of batches keeps padding low and the order random.
-    pool = 50 * size
-    batches = []
-    for start in range(0, len(shuffled), pool):
-        part = sorted(shuffled[start : start + pool], key=lambda i: len(documents[i]))
-        batches += [part[i : i + size] for i in range(0, len(part), size)]
-    for index in rng.permutation(len(batches)):
-        yield batches[index]

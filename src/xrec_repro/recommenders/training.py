@@ -1,7 +1,4 @@
-"""Training with Bayesian personalised ranking, stopped early on the validation Recall@k."""
-
-from functools import partial
-from typing import Any
+"""What Bayesian personalised ranking trains: factors, their triples, and the validation Recall@k."""
 
 import torch
 from torch import Tensor
@@ -14,7 +11,7 @@ from xrec_repro.recommenders.graph import InteractionGraph
 from xrec_repro.recommenders.pairwise import PairwiseSettings
 from xrec_repro.recommenders.sampling import NegativeSampler
 from xrec_repro.seeding import numpy_rng
-from xrec_repro.training import Plan, Trainee, train
+from xrec_repro.training import Plan, Trainee
 
 
 class Ranking(Trainee):
@@ -64,47 +61,3 @@ class Ranking(Trainee):
         scored = inner_product(*self.module.embeddings())
         found = recall_ndcg(*scored, self.edges["train"], self.edges["val"], self.settings.k)
         return {f"val_{name}": found[name] for name in ("recall", "ndcg")}
-
-
-def train_factors(
-    graph: InteractionGraph, model: Factors, settings: PairwiseSettings, run: Run
-) -> tuple[tuple[Tensor, Tensor], dict[str, Any]]:
-    """Train with early stopping on the validation Recall@k; a killed training goes on from `run.checkpoint`.
-
-    Args:
-        graph: The split graph.
-        model: With its initial embeddings.
-        settings: Of the training.
-        run: Name, seed, device and checkpoint.
-
-    Returns:
-        The final embeddings of the best evaluation, [n_users, dim] and [n_items, dim], float32; and epochs, reason of
-        stopping (``patience`` or ``epochs``), best evaluation, and the history of loss and validation metrics.
-
-    Raises:
-        DataError: The graph cannot be used: no val edges, fewer items than k, a user with all items.
-        ModelError: Training diverged, or the device is not there.
-        StoppedError: A stop was asked for; what was done is in the checkpoint.
-    """
-    plan = Plan(
-        name=f"training {run.name}",
-        rate_key=run.key("learning_rate"),
-        seed=run.seed,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        optimizer=partial(torch.optim.Adam, lr=settings.learning_rate, fused=True),
-        evaluate_every=settings.evaluate_every,
-        patience=settings.patience,
-        checkpoint=run.checkpoint,
-        identity=run.identity,
-        keep_curve=False,
-        after_epoch=run.on_epoch,
-    )
-    progress = train(Ranking(graph, model, settings, run), plan)
-    return model.embeddings(), {
-        "epochs_run": len(progress.history),
-        "stopped_by": progress.stopped_by,
-        "best_epoch": progress.best_epoch,
-        "best_val_recall": progress.best,
-        "history": progress.history,
-    }

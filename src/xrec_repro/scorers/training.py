@@ -4,6 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,34 +56,33 @@ def make_pairs(
     return Perturber(texts, content, settings["seed"]).pairs(settings["pairs"], shares)
 
 
-def batches(lengths: Sequence[int], settings: Settings, what: str) -> Iterator[list[int]]:
-    """Yield ``settings["steps"]`` batches of rows of like length, epoch after epoch, in random order."""
-    rng, size = numpy_rng(settings["seed"], what, "order"), settings["batch_size"]
-    left = settings["steps"]
-    while left > 0:
-        # A little noise in the length makes other batches in every epoch.
-        order = np.argsort(np.array(lengths) * rng.uniform(0.9, 1.1, size=len(lengths)), kind="stable")
-        parts = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-        for index in rng.permutation(len(parts))[:left]:
-            yield parts[index]
-        left -= len(parts)
-
-
+@dataclass
 class Scorer(Trainee):
-    """The modules of a scorer, and all batches of their training: one epoch of the loop."""
+    """The modules of a scorer, trained in one epoch of as many steps as are wanted."""
 
-    def __init__(
-        self, modules: Sequence[nn.Module], loss_of: Callable[[list[int]], Tensor], taken: Sequence[list[int]]
-    ) -> None:
-        self.module, self.loss, self.taken = nn.ModuleList(modules), loss_of, taken
+    module: nn.Module
+    loss_of: Callable[[list[int]], Tensor]
+    lengths: Sequence[int]
+    wanted: int
+    what: str
+
+    def loss(self, batch: list[int]) -> Tensor:
+        """Return the loss of a batch of rows."""
+        return self.loss_of(batch)
 
     def steps(self, plan: Plan) -> int:
-        """Return how many batches there are."""
-        return len(self.taken)
+        """Return how many are wanted."""
+        return self.wanted
 
-    def batches(self, epoch: int, plan: Plan) -> Sequence[list[int]]:
-        """Return them."""
-        return self.taken
+    def batches(self, epoch: int, plan: Plan) -> list[list[int]]:
+        """Return batches of rows of like length, pass after pass over the rows, in random order."""
+        rng, size, taken = numpy_rng(plan.seed, self.what, "order"), plan.batch_size, []
+        while len(taken) < self.wanted:
+            # A little noise in the length makes other batches in every pass.
+            order = np.argsort(np.array(self.lengths) * rng.uniform(0.9, 1.1, size=len(self.lengths)), kind="stable")
+            parts = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+            taken += [parts[index] for index in rng.permutation(len(parts))]
+        return taken[: self.wanted]
 
 
 def fit(
@@ -127,7 +127,8 @@ def fit(
         identity=digest_json([fingerprint, what, dict(settings), list(lengths)]),
         save_every=CHECKPOINT_EVERY,
     )
-    losses = np.concatenate(train(Scorer(modules, loss_of, list(batches(lengths, settings, what))), plan).curve)
+    trainee = Scorer(nn.ModuleList(modules), loss_of, lengths, settings["steps"], what)
+    losses = np.concatenate(train(trainee, plan).curve)
     return [float(part.mean()) for part in np.array_split(losses, min(REPORTED, len(losses)))]
 
 
