@@ -79,8 +79,8 @@ RECIPES = {
 def test_a_training_killed_at_a_step_ends_in_the_same_bits(tmp_path, recipe):
     whole = Line()
     want = train(whole, plan(**recipe, checkpoint=tmp_path / "whole"))
-    assert want.done > 3 and not whole.module.training
-    for step in (1, 2, 3, 4, 8, want.done - 1, want.done):
+    assert want.done > 4 and not whole.module.training
+    for step in {1, 2, 3, 4, want.done - 1, want.done}:
         place = tmp_path / str(step)
         with pytest.raises(Killed):
             train(Line(), plan(**recipe, checkpoint=place, after_step=kill_at(step)))
