@@ -22,7 +22,7 @@ from xrec_repro.config import (
     sweep_members,
 )
 from xrec_repro.identity import code_digest, libraries_of, places_digest
-from xrec_repro.paper.kinds import kind_of
+from xrec_repro.kinds import kind_of
 from xrec_repro.plugins import module_file
 from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names

@@ -14,7 +14,7 @@ from tests.chat_server import ChatServer, Fault
 from tests.dag.edits import due_rules
 from xrec_repro.config import merge
 from xrec_repro.io import read_json
-from xrec_repro.paper.per_example import read_scores
+from xrec_repro.scores import read_scores
 
 EXPERIMENTS = ["glassbox/xrec", "glassbox/no_profile"]
 FAITH = [f"faithfulness_{part}" for part in ("p", "r", "f1")]

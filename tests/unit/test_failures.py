@@ -11,7 +11,7 @@ from xrec_repro.io import write_json
 from xrec_repro.metrics._failures import failing, reason_of, refuse_failed
 from xrec_repro.metrics.score import merge_scores, write_scores
 from xrec_repro.paper.inputs import with_summaries
-from xrec_repro.paper.per_example import read_scores
+from xrec_repro.scores import read_scores
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:

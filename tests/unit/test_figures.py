@@ -18,16 +18,16 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from xrec_repro.comparable import Comparable
 from xrec_repro.contracts import TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
 from xrec_repro.paper import ablation, curves, embeddings, sparsity_figure, style
-from xrec_repro.paper.comparable import Comparable
 from xrec_repro.paper.curves import figure3, smooth
 from xrec_repro.paper.embeddings import figure_embeddings, known_clusters, project
-from xrec_repro.paper.published import load_published_table1, load_published_table2
 from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, scores_by_group, sparsity_groups
 from xrec_repro.paper.sparsity_figure import figure4
+from xrec_repro.published import load_published_table1, load_published_table2
 
 EXPERIMENTS = {
     "xrec": "XRec",

@@ -16,7 +16,7 @@ from xrec_repro.io import read_json, write_json, write_table
 from xrec_repro.paper import sparsity_figure
 from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, write_sparsity
 from xrec_repro.paper.sparsity_figure import figure4
-from xrec_repro.paper.statistics import Settings, estimates
+from xrec_repro.statistics import Settings, estimates
 
 STATISTICS = {
     "seed": 3,

@@ -12,7 +12,8 @@ from scipy import stats
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.paper.appendix import write_statistics
 from xrec_repro.paper.runs import compare_to_reference, load_runs
-from xrec_repro.paper.statistics import (
+from xrec_repro.seeding import numpy_rng
+from xrec_repro.statistics import (
     Settings,
     bootstrap_interval,
     corrected,
@@ -20,7 +21,6 @@ from xrec_repro.paper.statistics import (
     estimates,
     paired_comparisons,
 )
-from xrec_repro.seeding import numpy_rng
 
 SECTION = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 199, "interval": "bca", "confidence": 0.95,

@@ -27,8 +27,8 @@ from xrec_repro.config import (
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
 from xrec_repro.paper import sweeps
-from xrec_repro.paper.statistics import Settings, bootstrap_interval
 from xrec_repro.paper.sweeps import figure_sweeps
+from xrec_repro.statistics import Settings, bootstrap_interval
 
 EXPERTS = {"base": "glassbox/xrec", "key": "adapter.experts", "values": [1, 8, 16]}
 STATISTICS = {

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.paper.comparable import Comparable, apart
-from xrec_repro.paper.kinds import LABELS, warnings
-from xrec_repro.paper.published import PublishedScores, study_name
+from xrec_repro.kinds import LABELS, warnings
 from xrec_repro.paper.rows import STD, TENTH, metric_of, ranges
 from xrec_repro.paper.style import RANGE, Look, drawing, footnote, legend_columns, line, look, metric_label, save
+from xrec_repro.published import PublishedScores, study_name
 
 _GAP = 0.8  # between data sets, in widths of a bar
 _MARGIN = 0.18  # above the highest bar: room for †

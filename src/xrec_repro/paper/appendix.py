@@ -8,10 +8,10 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.io import write_json, write_text
-from xrec_repro.paper.kinds import warnings
+from xrec_repro.kinds import warnings
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, markdown
 from xrec_repro.paper.runs import Run, compare_to_reference, load_runs
-from xrec_repro.paper.statistics import Comparison, Estimate, Settings, estimates
+from xrec_repro.statistics import Comparison, Estimate, Settings, estimates
 
 EXPLORATORY = (
     "Exploratory: no primary metric (`statistics.primary`). p is as it is, not corrected for the number of comparisons "

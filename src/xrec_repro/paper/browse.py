@@ -19,11 +19,11 @@ from xrec_repro.data.glassbox import find_aspects
 from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, write_text
+from xrec_repro.kinds import warnings
 from xrec_repro.paper.broken import REASONS, broken_reasons
-from xrec_repro.paper.kinds import warnings
-from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.rows import dataset_blocks
 from xrec_repro.paper.style import metric_label
+from xrec_repro.scores import read_scores
 from xrec_repro.seeding import numpy_rng
 
 Row = Mapping[str, Any]

@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from xrec_repro.comparable import Comparable
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import require_file, write_json, write_text
+from xrec_repro.kinds import LABELS
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, PublishedNumbers, run_findings
 from xrec_repro.paper.claims_report import Judged, report
-from xrec_repro.paper.comparable import Comparable
-from xrec_repro.paper.kinds import LABELS
 from xrec_repro.paper.runs import Run, load_runs
-from xrec_repro.paper.statistics import Settings
+from xrec_repro.statistics import Settings
 
 PAPERS = ("xrec", "study")
 STATED = ("claimed", "validated", "rejected")

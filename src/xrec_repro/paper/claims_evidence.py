@@ -14,12 +14,12 @@ from typing import Any
 
 from scipy.stats import ttest_ind_from_stats
 
+from xrec_repro.comparable import WHOLE_SET, Comparable, unequal_size
 from xrec_repro.errors import ConfigError
-from xrec_repro.paper.comparable import WHOLE_SET, Comparable, unequal_size
-from xrec_repro.paper.per_example import read_scores
-from xrec_repro.paper.published import PublishedScores, load_published_table1, load_published_table2, study_name
 from xrec_repro.paper.runs import Run, compare_runs
-from xrec_repro.paper.statistics import Comparison, Settings, corrected, describe, direction
+from xrec_repro.published import PublishedScores, load_published_table1, load_published_table2, study_name
+from xrec_repro.scores import read_scores
+from xrec_repro.statistics import Comparison, Settings, corrected, describe, direction
 
 Rule = Mapping[str, Any]
 Systems = Mapping[str, Mapping[str, str | None]]  # name -> experiment, published

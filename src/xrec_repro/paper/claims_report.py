@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from xrec_repro.comparable import WHOLE_SET
 from xrec_repro.paper.appendix import (
     COMPARISON_HEADS,
     EXPLORATORY,
@@ -16,9 +17,8 @@ from xrec_repro.paper.appendix import (
     text_table,
 )
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, systems_of
-from xrec_repro.paper.comparable import WHOLE_SET
 from xrec_repro.paper.runs import Run
-from xrec_repro.paper.statistics import Settings
+from xrec_repro.statistics import Settings
 
 _NAMES = {"original": "XRec paper", "study": "Study"}
 _FINDINGS = {"original": "xrec", "study": "study"}

@@ -8,8 +8,8 @@ from typing import Any
 from xrec_repro.accounting.emissions import Hardware, find_hardware
 from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
-from xrec_repro.paper.published import PublishedRun
 from xrec_repro.paper.rows import Entry
+from xrec_repro.published import PublishedRun
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 from xrec_repro.accounting.emissions import ASSUMED, load_hardware, published_totals, recompute_published_emissions
 from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
+from xrec_repro.kinds import run_source, warnings
 from xrec_repro.paper.cost_rows import Cost, Phase, measured_cost, published_cost
-from xrec_repro.paper.kinds import run_source, warnings
-from xrec_repro.paper.published import check_published_names, load_published_table1, load_published_table3
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
 from xrec_repro.paper.rows import FEW_NOTE, Entry, dataset_blocks, elsewhere
+from xrec_repro.published import check_published_names, load_published_table1, load_published_table3
 
 
 def make_table3(

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import DataError
-from xrec_repro.paper.comparable import Comparable, apart
-from xrec_repro.paper.kinds import LABELS, run_source
-from xrec_repro.paper.published import PublishedScores, study_name
+from xrec_repro.kinds import LABELS, run_source
+from xrec_repro.published import PublishedScores, study_name
 
 FEW_NOTE = "† In this run, only a part of the test set was explained."
 STD = "_std"  # ends the column of a metric's standard deviation

@@ -8,7 +8,7 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.paper.inputs import with_summaries
-from xrec_repro.paper.statistics import Comparison, Settings, compare_files, corrected
+from xrec_repro.statistics import Comparison, Settings, compare_files, corrected
 
 
 @dataclass(frozen=True)

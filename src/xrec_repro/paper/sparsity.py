@@ -14,9 +14,9 @@ from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.paper.inputs import reason_of
-from xrec_repro.paper.per_example import read_scores
 from xrec_repro.paper.rows import ranges
-from xrec_repro.paper.statistics import Settings, bootstrap_interval
+from xrec_repro.scores import read_scores
+from xrec_repro.statistics import Settings, bootstrap_interval
 
 ZERO_SHOT = "zero-shot"
 NOTHING_SCORED = "paper.sparsity.metrics: none of {} is scored; name others or score one"
@@ -152,7 +152,7 @@ def write_sparsity(
 
     Users are counted in the train split of the graph. An example's scores are averaged over the seeds that scored it,
     which must be all; the standard deviation is the population's, over the examples, averaged over the seeds (both as
-    `paper.statistics` has them). A group without a test example has n 0 and no mean.
+    `statistics` has them). A group without a test example has n 0 and no mean.
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, maybe

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.paper.kinds import warnings
+from xrec_repro.kinds import warnings
 from xrec_repro.paper.sparsity import FEWEST, NOTHING_SCORED, ZERO_SHOT, group_rank
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
 

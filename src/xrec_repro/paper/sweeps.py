@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_text
+from xrec_repro.kinds import warnings
 from xrec_repro.paper.inputs import VALIDATION_LOSS, validation_loss
-from xrec_repro.paper.kinds import warnings
 from xrec_repro.paper.rows import ranges
 from xrec_repro.paper.runs import Run, load_runs
-from xrec_repro.paper.statistics import Settings, estimates
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
+from xrec_repro.statistics import Settings, estimates
 
 _SPANNING = 4  # from this ratio of the largest value to the smallest on, the axis is logarithmic
 Line = dict[str, Any]

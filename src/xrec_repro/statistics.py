@@ -1,7 +1,7 @@
 """How sure a score is, and whether two systems differ: from per-example scores alone, unrounded.
 
 A system's score is its mean over the examples, averaged over its seeds; its spread ("stability") is the population
-standard deviation over the examples, averaged over its seeds. Resampling draws examples (`paper.resampling`);
+standard deviation over the examples, averaged over its seeds. Resampling draws examples (`resampling`);
 docs/statistics.md explains the choices. Of every metric, higher is better, and of every standard deviation, lower.
 """
 
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from xrec_repro import resampling
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.paper import resampling
-from xrec_repro.paper.per_example import join_scores, read_scores, same_examples
+from xrec_repro.scores import join_scores, read_scores, same_examples
 from xrec_repro.seeding import numpy_rng
 
 ASPECTS = ("mean", "std")

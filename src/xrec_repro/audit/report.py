@@ -6,14 +6,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from xrec_repro.audit.facts import Finding, Sources
+from xrec_repro.audit.marks import check_marks
+from xrec_repro.audit.release import check_release
+from xrec_repro.audit.runs import check_runs
+from xrec_repro.audit.tables import check_tables
+from xrec_repro.audit.texts import check_texts
 from xrec_repro.errors import ConfigError
 from xrec_repro.io import write_json, write_text
-from xrec_repro.paper.audit_facts import Finding, Sources
-from xrec_repro.paper.audit_marks import check_marks
-from xrec_repro.paper.audit_release import check_release
-from xrec_repro.paper.audit_runs import check_runs
-from xrec_repro.paper.audit_tables import check_tables
-from xrec_repro.paper.audit_texts import check_texts
 
 VERDICTS = ("differs", "agrees", "not checked")
 _CONSTANTS = ("carbon_intensity", "pue")
