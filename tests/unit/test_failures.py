@@ -10,8 +10,7 @@ from xrec_repro.interrupt import StoppedError
 from xrec_repro.io import write_json
 from xrec_repro.metrics._failures import failing, reason_of, refuse_failed
 from xrec_repro.metrics.score import merge_scores, write_scores
-from xrec_repro.paper.inputs import with_summaries
-from xrec_repro.scores import read_scores
+from xrec_repro.scores import read_scores, with_summaries
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:

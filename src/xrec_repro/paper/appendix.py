@@ -10,8 +10,8 @@ from xrec_repro.errors import DataError
 from xrec_repro.io import write_json, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, markdown
-from xrec_repro.paper.runs import Run, compare_to_reference, load_runs
-from xrec_repro.statistics import Comparison, Estimate, Settings, estimates
+from xrec_repro.scores import Run, load_runs
+from xrec_repro.statistics import Comparison, Estimate, Settings, compare_to_reference, estimates
 
 EXPLORATORY = (
     "Exploratory: no primary metric (`statistics.primary`). p is as it is, not corrected for the number of comparisons "
@@ -28,7 +28,7 @@ def write_statistics(
     """Write every estimate with its interval, and every comparison with the reference experiment.
 
     Args:
-        rows: As for `runs.load_runs`.
+        rows: As for `scores.load_runs`.
         statistics_config: The section ``statistics`` of the configuration.
         out_json: Where all numbers go, unrounded.
         out_md: Where two tables for people go.

@@ -14,7 +14,7 @@ from xrec_repro.io import require_file, write_json, write_text
 from xrec_repro.kinds import LABELS
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, PublishedNumbers, run_findings
 from xrec_repro.paper.claims_report import Judged, report
-from xrec_repro.paper.runs import Run, load_runs
+from xrec_repro.scores import Run, load_runs
 from xrec_repro.statistics import Settings
 
 PAPERS = ("xrec", "study")
@@ -39,7 +39,7 @@ def judge_claims(
     speak against it that this cannot be reached, else ``inconclusive``; ``not testable`` without a comparison.
 
     Args:
-        rows: The rows of the paper stage (see `runs.load_runs`).
+        rows: The rows of the paper stage (see `scores.load_runs`).
         claims_config: The section ``claims`` of the configuration.
         statistics_config: Its section ``statistics``.
         resources_folder: The folder ``resources``.

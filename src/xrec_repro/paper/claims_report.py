@@ -17,7 +17,7 @@ from xrec_repro.paper.appendix import (
     text_table,
 )
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, systems_of
-from xrec_repro.paper.runs import Run
+from xrec_repro.scores import Run
 from xrec_repro.statistics import Settings
 
 _NAMES = {"original": "XRec paper", "study": "Study"}

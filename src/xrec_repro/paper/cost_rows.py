@@ -10,6 +10,7 @@ from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
 from xrec_repro.paper.rows import Entry
 from xrec_repro.published import PublishedRun
+from xrec_repro.scores import place_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def measured_cost(label: str, entry: Entry) -> Cost:
     Raises:
         DataError: An attempt that succeeded is missing.
     """
-    place = f"table 3: {entry['dataset']}/{entry['experiment']}/seed{entry['seed']}"
+    place = f"table 3: {place_of(entry)}"
     train = None
     if entry["train"] is not None:
         train = _phase(f"{place}: training", entry["train"], entry["stopped_early"])

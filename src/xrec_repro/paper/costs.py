@@ -13,6 +13,7 @@ from xrec_repro.paper.cost_rows import Cost, Phase, measured_cost, published_cos
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
 from xrec_repro.paper.rows import FEW_NOTE, Entry, dataset_blocks, elsewhere
 from xrec_repro.published import check_published_names, load_published_table1, load_published_table3
+from xrec_repro.scores import place_of, refuse_repeats
 
 
 def make_table3(
@@ -50,7 +51,7 @@ def make_table3(
     """
     if not entries:
         raise DataError(f"{out_csv}: there is nothing to print; name an experiment in run.experiments")
-    _check_unique(entries)
+    refuse_repeats(map(place_of, entries), "table 3: ")
     check_published_names(published_as_by_dataset, load_published_table1(resources_folder))
     recomputed = recompute_published_emissions(resources_folder, emissions)
     published = list(zip(load_published_table3(resources_folder), recomputed, strict=True))
@@ -79,13 +80,6 @@ def make_table3(
         ],
     )
     write_sheet(sheet, [_record(row, emissions) for row in rows], out_csv, out_md, out_tex)
-
-
-def _check_unique(entries: Sequence[Entry]) -> None:
-    places = [f"{entry['dataset']}/{entry['experiment']}/seed{entry['seed']}" for entry in entries]
-    for place in places:
-        if places.count(place) > 1:
-            raise DataError(f"table 3: {place} is given twice; name it once")
 
 
 def _heads(rows: Sequence[Cost]) -> list[Head]:

@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table
-from xrec_repro.paper.inputs import validation_loss
 from xrec_repro.paper.style import Look, drawing, footnote, hollow, line, look, save, series_legend
+from xrec_repro.scores import validation_loss
 
 _CURVE = pa.schema({"step": pa.int32(), "loss": pa.float64()})
 _COVERED = (0.5, 99.5)  # percentiles of the raw losses that the axis covers

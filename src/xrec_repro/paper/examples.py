@@ -13,8 +13,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.broken import REASONS, broken_reasons, count_broken
-from xrec_repro.paper.inputs import reason_of
-from xrec_repro.scores import read_scores
+from xrec_repro.scores import read_scores, reason_of
 from xrec_repro.seeding import numpy_rng
 
 # Rule -> what it does; the order among equals is drawn with the seed.

@@ -13,9 +13,8 @@ import pandas as pd
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
-from xrec_repro.paper.inputs import reason_of
 from xrec_repro.paper.rows import ranges
-from xrec_repro.scores import read_scores
+from xrec_repro.scores import by_experiment, read_scores, reason_of
 from xrec_repro.statistics import Settings, bootstrap_interval
 
 ZERO_SHOT = "zero-shot"
@@ -176,11 +175,13 @@ def write_sparsity(
     interval = partial(bootstrap_interval, aspect="mean", settings=statistics)
     members: dict[tuple[str, str], _Members] = {}
     found = []
-    for runs in _experiments(rows, out_json):
+    for runs in by_experiment(rows):
         place = str(runs[0]["graph"]), str(runs[0]["texts"])
         if place not in members:
             members[place] = _read_members(*place, settings["groups"])
         found += _experiment_groups(runs, members[place], settings["metrics"], interval)
+    if not found:
+        raise DataError(f"{out_json}: there are no scores to group; name an experiment in run.experiments")
     if not any(metric in row["scored"] or metric in row["failed"] for row in found for metric in settings["metrics"]):
         raise ConfigError(NOTHING_SCORED.format(", ".join(settings["metrics"])))
     write_json(out_json, found)
@@ -232,19 +233,6 @@ def _train_ranges(groups: Mapping[Hashable, str], counts: Mapping[Hashable, int]
     for key, group in groups.items():
         found[group].append(counts.get(key, 0))
     return {group: (min(numbers), max(numbers)) for group, numbers in found.items()}
-
-
-def _experiments(rows: Iterable[Mapping[str, Any]], out_json: str | Path) -> list[list[Mapping[str, Any]]]:
-    """Return the rows of each experiment, its seeds in ascending order."""
-    found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = defaultdict(dict)
-    for row in rows:
-        seeds = found[row["dataset"], row["experiment"]]
-        if row["seed"] in seeds:
-            raise DataError(f"{row['dataset']}/{row['experiment']}/seed{row['seed']} is given twice; name it once")
-        seeds[row["seed"]] = row
-    if not found:
-        raise DataError(f"{out_json}: there are no scores to group; name an experiment in run.experiments")
-    return [[seeds[seed] for seed in sorted(seeds)] for seeds in found.values()]
 
 
 def _read_cube(

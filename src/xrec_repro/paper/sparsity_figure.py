@@ -11,6 +11,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.sparsity import FEWEST, NOTHING_SCORED, ZERO_SHOT, group_rank
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
+from xrec_repro.scores import refuse_repeats
 
 _DODGE = 0.09  # between experiments, in groups
 _ORDERS = {
@@ -41,7 +42,8 @@ def figure4(
     """
     if not groups:
         raise DataError(f"{out_pdf}: there is no group of users to draw; name an experiment in run.experiments")
-    _check(groups)
+    keys = ("dataset_label", "experiment_label", "group")
+    refuse_repeats((" / ".join(row[key] for key in keys) for row in groups), "figure 4: ")
     metrics = [metric for metric in settings["metrics"] if any(metric in row["scores"] for row in groups)]
     if not metrics and any(row.get("failed") for row in groups):
         return _nothing(groups, out_pdf, out_png, settings)
@@ -96,15 +98,6 @@ def _caption(groups: Sequence[Mapping[str, Any]], confidence: float) -> str:
         parts.append(f"† a part of the test set only ({'; '.join(few)}).")
     parts += warnings(row.get("kind") for row in groups)
     return " ".join(parts)
-
-
-def _check(groups: Sequence[Mapping[str, Any]]) -> None:
-    seen = set()
-    for row in groups:
-        key = (row["dataset_label"], row["experiment_label"], row["group"])
-        if key in seen:
-            raise DataError(f"figure 4: {' / '.join(key)} is given twice; name it once")
-        seen.add(key)
 
 
 def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, looks: Mapping[str, Look]) -> None:

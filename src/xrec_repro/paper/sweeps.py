@@ -11,10 +11,9 @@ from matplotlib.axes import Axes
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_text
 from xrec_repro.kinds import warnings
-from xrec_repro.paper.inputs import VALIDATION_LOSS, validation_loss
 from xrec_repro.paper.rows import ranges
-from xrec_repro.paper.runs import Run, load_runs
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
+from xrec_repro.scores import VALIDATION_LOSS, Run, load_runs, validation_loss
 from xrec_repro.statistics import Settings, estimates
 
 _SPANNING = 4  # from this ratio of the largest value to the smallest on, the axis is logarithmic
@@ -31,7 +30,7 @@ def figure_sweeps(
     """Draw metrics over the values of a setting, one column a sweep and one row a metric, and write the numbers.
 
     Args:
-        rows: One a sweep, value and seed: what `paper.runs.load_runs` needs, `sweep`, `key` (of the setting), `value`,
+        rows: One a sweep, value and seed: what `scores.load_runs` needs, `sweep`, `key` (of the setting), `value`,
             `own` (whether it is the base's), `base_label`, and `train`: the adapter's provenance.json, or None.
         settings: ``metrics``: score columns, and ``validation_loss`` for the mean loss of the validation examples
             (nats per token); those that no row has are left out. ``statistics``: that section; maybe
