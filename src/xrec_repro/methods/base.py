@@ -91,7 +91,8 @@ class Method:
         Settings: The class of its own settings.
         needs: What it is given, of `NEEDS`.
         sections: Sections of the configuration that it reads and that an experiment may change for it.
-        files: Names of those of its settings that are paths of the user's files.
+        files: Names of those of its settings that are paths of the user's files. A name without a folder is one of the
+            release, where the data set is one: then `Run.inputs` has its ``folder``.
         gpu: Whether it gains from a GPU.
         trained: Whether it has something to learn, …
         trained_on: … and what of its needs the configuration must leave it for that ("w/o embeddings" trains nothing).
