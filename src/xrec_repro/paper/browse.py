@@ -20,7 +20,7 @@ from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.kinds import warnings
-from xrec_repro.paper.broken import REASONS, broken_reasons
+from xrec_repro.paper.examples import REASONS, broken_reasons
 from xrec_repro.paper.rows import dataset_blocks
 from xrec_repro.paper.style import metric_label
 from xrec_repro.scores import place_of, read_scores, refuse_repeats
