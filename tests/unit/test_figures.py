@@ -283,7 +283,7 @@ def test_what_was_scored_otherwise_has_an_axis_of_its_own(published, drawn, sign
     assert panel(drawn[0], "(c)", "BERTScore F1").get_ylim() == panel(drawn[0], "(b)", "BERTScore F1").get_ylim()
     assert panel(drawn[0], "(c)", "LlamaScore std\n(this run)").get_ylim()[0] == 0
     assert whiskers(mine) == [(1.5, 2.5)] * 6 and whiskers(panel(drawn[0], "(b)", "LlamaScore"))
-    near = panel(drawn[1], "(c)", "LlamaScore (this run)")
+    near = panel(drawn[1], "(c)", "LlamaScore\n(this run)")
     assert points(near) == [2.0] * 6 and 1 < near.get_ylim()[0] < 1.5 and 2.5 < near.get_ylim()[1] < 3.5
 
 

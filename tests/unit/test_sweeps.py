@@ -73,6 +73,7 @@ def test_a_sweep_stands_for_its_base_with_one_setting_changed(config, schema):
     assert new == {
         f"xrec-experts-{n}": {
             "label": f"XRec, experts {n}",
+            "method": "xrec",
             "published_model": None,
             "overrides": {"adapter": {"experts": n}},
         }
