@@ -14,6 +14,7 @@ from xrec_repro.audit.tables import check_tables
 from xrec_repro.audit.texts import check_texts
 from xrec_repro.errors import ConfigError
 from xrec_repro.io import write_json, write_text
+from xrec_repro.markdown import markdown_table
 
 VERDICTS = ("differs", "agrees", "not checked")
 _CONSTANTS = ("carbon_intensity", "pue")
@@ -134,9 +135,7 @@ def _summary(findings: Sequence[Finding]) -> str:
 def _table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     rows = list(rows)
     heads = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [[_cell(head) for head in heads], ["---"] * len(heads)]
-    lines += [[_cell(row.get(head, "–")) for head in heads] for row in rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return markdown_table([*map(_cell, heads)], [[_cell(row.get(head, "–")) for head in heads] for row in rows])
 
 
 def _cell(value: Any) -> str:

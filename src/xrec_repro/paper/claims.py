@@ -18,12 +18,10 @@ from xrec_repro.paper.appendix import (
     EXPLORATORY,
     comparison_cells,
     comparison_note,
-    number,
-    p_value,
     run_notes,
-    text_table,
 )
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, PublishedNumbers, run_findings, systems_of
+from xrec_repro.paper.render import number, p_value, text_table
 from xrec_repro.scores import Run, load_runs
 from xrec_repro.statistics import Settings
 

@@ -19,6 +19,7 @@ from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
+from xrec_repro.markdown import RIGHT, markdown_table
 from xrec_repro.scores import read_scores, reason_of
 from xrec_repro.seeding import numpy_rng
 
@@ -220,15 +221,18 @@ def _markdown(result: Mapping[str, Any]) -> str:
     for warning in warnings(row["kind"] for row in result["broken"]):
         lines += [warning, ""]
     seen = [reason for reason in REASONS if any(row["counts"][reason] for row in result["broken"])]
+    rows = [["Data set", "Experiment", "Seed", "N", "Broken", *seen]]
+    for row in result["broken"]:
+        counts = [row["seed"], row["n"], row["any"], *(row["counts"][reason] for reason in seen)]
+        rows.append([row["dataset_label"], row["experiment_label"], *counts])
     lines += [
         "## Broken outputs",
         "",
-        *_table(["Data set", "Experiment", "Seed", "N", "Broken", *seen], numbers_from=2),
+        *_table(rows, [":---"] * 2 + [RIGHT] * (len(rows[0]) - 2)),
+        "",
+        "What each reason means (one text may have several; form is judged, never meaning):",
+        "",
     ]
-    for row in result["broken"]:
-        counts = [row["seed"], row["n"], row["any"], *(row["counts"][reason] for reason in seen)]
-        lines.append(_cells([row["dataset_label"], row["experiment_label"], *counts]))
-    lines += ["", "What each reason means (one text may have several; form is judged, never meaning):", ""]
     lines += [f"- {_plain(reason)}: {_plain(meaning)}" for reason, meaning in REASONS.items()]
     for section in result["sections"]:
         lines += _section_lines(section)
@@ -246,12 +250,12 @@ def _section_lines(section: Mapping[str, Any]) -> list[str]:
     for example in examples:
         scored = any(variant["score"] is not None for variant in example["variants"])
         ids = f"Example {example['example_id']}: user {example['user_id']}, item {example['item_id']}"
-        lines += ["", f"**{_plain(ids)}**", "", *_table(["", "Text", *(["Score"] if scored else []), "Broken"])]
-        lines.append(_cells(["Reference", example["reference"], *([""] if scored else []), ""]))
+        rows = [["", "Text", "Score", "Broken"], ["Reference", example["reference"], "", ""]]
         for variant in example["variants"]:
-            score = [_score(variant["score"])] if scored else []
             faults = ", ".join(variant["broken"])
-            lines.append(_cells([variant["experiment_label"], variant["prediction"], *score, faults]))
+            rows.append([variant["experiment_label"], variant["prediction"], _score(variant["score"]), faults])
+        rows = rows if scored else [[*cells[:2], cells[3]] for cells in rows]
+        lines += ["", f"**{_plain(ids)}**", "", *_table(rows, [":---"] * len(rows[0]))]
     return lines
 
 
@@ -259,13 +263,10 @@ def _score(score: float | None) -> str:
     return "–" if score is None else f"{score:.4f}"
 
 
-def _table(heads: Sequence[str], numbers_from: int | None = None) -> list[str]:
-    rules = [":---" if numbers_from is None or place < numbers_from else "---:" for place in range(len(heads))]
-    return [_cells(heads), f"| {' | '.join(rules)} |"]
-
-
-def _cells(values: Sequence[Any]) -> str:
-    return f"| {' | '.join(_plain(str(value)) for value in values)} |"
+def _table(rows: Sequence[Sequence[Any]], rules: Sequence[str]) -> list[str]:
+    """Return a table of plain cells, the first row being its headings."""
+    heads, *body = [[_plain(str(value)) for value in row] for row in rows]
+    return markdown_table(heads, body, rules)
 
 
 def _plain(text: str) -> str:
