@@ -22,7 +22,7 @@ from xrec_repro.config import (
     sweep_members,
 )
 from xrec_repro.identity import code_digest, libraries_of, places_digest
-from xrec_repro.paper.kinds import kind_of
+from xrec_repro.kinds import kind_of
 from xrec_repro.plugins import module_file
 from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
@@ -55,7 +55,7 @@ class Plan:
         pairs: Those, and what sweeps add.
         datasets: Names of the run's data sets.
         seeds: Its seeds.
-        run: Folder of all; `shared`, `experiment`, `method`, `paper` are folders in it, patterns of paths.
+        run: Folder of all; `shared`, `experiment`, `method`, `paper`, `audit` are folders in it, patterns of paths.
         examples: The pattern of the joined examples.
         raw: Data set -> kind -> its raw files, as they are when the configuration is read.
 
@@ -77,6 +77,7 @@ class Plan:
         self.experiment = f"{self.run}/{{dataset}}/{{experiment}}/seed{{seed}}"
         self.method = f"{self.experiment}/method"
         self.paper = f"{self.run}/paper"
+        self.audit = f"{self.run}/audit"
         self.raw = raw_files(self.config)
         # Relative, as all paths in params and inputs are, so that a copy of the folder elsewhere is the same run.
         self.resources = os.path.relpath(root / "resources")

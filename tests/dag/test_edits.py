@@ -79,8 +79,8 @@ TINY = [
     ),
     Edit("a scorer", {"train_bart", "score_bartscore", *SCORED}, {f"{SRC}/scorers/bart.py": (None, "X = 1\n")}),
     Edit("a figure", {"plot_figure3"}, {f"{SRC}/paper/curves.py": (None, "X = 1\n")}),
-    Edit("the words of claims", {"judge_claims"}, {f"{SRC}/paper/claims_report.py": (None, "X = 1\n")}),
-    Edit("the audit", {"audit_published"}, {f"{SRC}/paper/audit_texts.py": (None, "X = 1\n")}),
+    Edit("the words of claims", {"judge_claims"}, {f"{SRC}/paper/claims.py": (None, "X = 1\n")}),
+    Edit("the audit", {"audit_published"}, {f"{SRC}/audit/texts.py": (None, "X = 1\n")}),
     # Data of the package and of the repository.
     Edit(
         "a prompt text",

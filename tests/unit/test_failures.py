@@ -11,8 +11,7 @@ from xrec_repro.interrupt import StoppedError
 from xrec_repro.io import read_table, write_json, write_table
 from xrec_repro.metrics._failures import failing, reason_of, refuse_failed
 from xrec_repro.metrics.score import merge_scores, write_failure, write_scores
-from xrec_repro.paper.inputs import with_summaries
-from xrec_repro.paper.per_example import read_scores
+from xrec_repro.scores import read_scores, with_summaries
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
