@@ -72,14 +72,12 @@ def page(schema: dict[str, Any]) -> str:
 def _sections(node: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the sections below a section, and where each stands."""
     for name, below in node["properties"].items():
-        where = f"{place}.{name}" if place else name
-        found = below
-        for form, step in (("additionalProperties", "<name>"), ("items", "<row>")):
-            if isinstance(one := found.get(form), dict) and "properties" in one:
-                where, found = f"{where}.{step}", one
-        if "properties" in found and PART_OF not in found:
-            yield where, found
-            yield from _sections(found, where)
+        forms = {name: below, f"{name}.<name>": below.get("additionalProperties"), f"{name}.<row>": below.get("items")}
+        for step, found in forms.items():
+            where = f"{place}.{step}" if place else step
+            if isinstance(found, dict) and "properties" in found and PART_OF not in found:
+                yield where, found
+                yield from _sections(found, where)
 
 
 def _section(place: str, node: dict[str, Any]) -> list[str]:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from xrec_repro.comparable import WHOLE_SET
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.metrics.registry import metric_class, metric_names
 from xrec_repro.paper.claims import judge_claims, load_stated_verdicts, verdict
-from xrec_repro.paper.comparable import WHOLE_SET
 
 STATISTICS = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 999, "interval": "bca", "confidence": 0.95,

@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,22 @@ from xrec_repro.identity import significant, versions
 
 Summary = dict[str, dict[str, Any]]
 FAILED = "failed"  # key of the reason in the summary of a metric without scores; its name stands for its columns
+
+
+class Scored(NamedTuple):
+    """What a metric makes of some pairs of texts.
+
+    Attributes:
+        columns: Column name -> values of shape ``(pairs,)``.
+        counts: As in `Scores`.
+        found: What of the signature only the scoring told, such as the model that answered.
+        replies: As in `Scores`.
+    """
+
+    columns: dict[str, np.ndarray]
+    counts: dict[str, float]
+    found: Mapping[str, Any] = MappingProxyType({})
+    replies: Mapping[str, list[Any]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -25,12 +42,14 @@ class Scores:
         counts: What happened along the way, e.g. ``{"empty_predictions": 2}``, and values of the whole corpus that
             are no mean over examples, e.g. ``{"corpus_bleu_4": 1.7}``; also ``<column>_chance`` and
             ``<column>_reference``, the range in which tables and figures show a column.
+        replies: Of a judge, the columns of `contracts.REPLIES` that tell what it replied, a value an example.
     """
 
     columns: dict[str, np.ndarray]
     signature: str
     without_std: frozenset[str] = frozenset()
     counts: Mapping[str, float] = field(default_factory=dict)
+    replies: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,11 +139,11 @@ class Metric(ABC):
         if self.needs_truths:
             given.append(self._require_truths(truths))
         self._check_lengths(*given)
-        columns, counts, found = self.scored(*given)
+        columns, counts, found, replies = self.scored(*given)
         columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
         for name, values in columns.items():
             self._check_values(name, values)
-        return Scores(columns, with_found(self.signature, found), self.without_std, counts)
+        return Scores(columns, with_found(self.signature, found), self.without_std, counts, replies)
 
     def _require_truths(self, truths: Sequence[Collection[str]] | None) -> Sequence[Collection[str]]:
         if truths is None:
@@ -155,18 +174,15 @@ class Metric(ABC):
                 f"{self.name}: {name}: not one of {len(values)} examples could be scored; look at a few of the texts"
             )
 
-    def scored(self, *given: Any) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
-        """Return `_columns` of texts that have been checked, and what of the signature only the scoring tells.
-
-        The latter is nothing for most metrics; one that asks a server overrides this to name the model that answered.
-        """
-        return *self._columns(*given), {}
+    def scored(self, *given: Any) -> Scored:
+        """Return `_columns` of texts that have been checked."""
+        return Scored(*self._columns(*given))
 
     @abstractmethod
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        """Return the columns, each of shape ``(examples,)``, and counts worth reporting.
+    ) -> tuple[dict[str, np.ndarray], dict[str, float]] | Scored:
+        """Return the columns, each of shape ``(examples,)``, and counts worth reporting; a judge returns a `Scored`.
 
         With `needs_truths` there is a third argument, ``truths``: the true reasons of each example.
         """

@@ -224,7 +224,10 @@ class Generation(Section):
     )
     subset_seed: int = key("of the draw of that share", 42)
     batch_size: Positive = key(
-        "texts at once; none depends on it in float32 on a CPU; in 16 bits on a GPU each does", 16
+        "texts at once; which of them share a batch changes no text where invariance is exact", 16
+    )
+    invariance: Literal["exact", "fast"] = key(
+        "exact: a text does not depend on the others | fast: in 16 bits it may, a GPU is faster", "exact"
     )
     max_new_tokens: Positive = key("in a text", 60)
     decoding: Literal["greedy", "sampled"] = key("sampled (as published) | greedy", "sampled")

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xrec_repro.paper.published import PublishedScores, read_rows
+from xrec_repro.published import PublishedScores, read_rows
 
 # Scores of a whole set of texts: they fall with its size, and so compare between sets of one size only.
 WHOLE_SET = frozenset({"usr", "distinct_1", "distinct_2"})
