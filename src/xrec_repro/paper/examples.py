@@ -11,6 +11,7 @@ import pandas as pd
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
+from xrec_repro.metrics.columns import known_columns
 from xrec_repro.paper.broken import REASONS, broken_reasons, count_broken
 from xrec_repro.paper.inputs import reason_of
 from xrec_repro.paper.kinds import warnings
@@ -129,7 +130,8 @@ def _variant(
 ) -> _Variant:
     scores = None
     metric = settings["metric"]
-    if section["rule"] == "difference" and reason_of(metric, row.get("failed", {})) is None:
+    left_out = metric in known_columns() and metric not in row.get("summary", (metric,))
+    if section["rule"] == "difference" and not left_out and reason_of(metric, row.get("failed", {})) is None:
         scores = read_scores(row["scores"], [metric])[metric]
     return _Variant(row, texts, scores)
 
