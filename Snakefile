@@ -21,10 +21,12 @@ include: "workflow/rules/scorers.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/paper.smk"
 include: "workflow/rules/sweeps.smk"
+include: "workflow/rules/audit.smk"
 
 
 rule all:
     default_target: True
     input:
         PAPER_FILES,
+        rules.audit_published.output,
         rules.check_metrics.output,

@@ -19,7 +19,7 @@ from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.llm import LanguageModel, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.tuning import example_losses
-from xrec_repro.paper.published import load_published_table3
+from xrec_repro.published import load_published_table3
 
 EXPLANATIONS, TRAIN_SAMPLES = 3_000, 95_841
 ALLOWED_GENERATION, ALLOWED_TUNING = 180, 40 * 60

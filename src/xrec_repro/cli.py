@@ -118,8 +118,8 @@ def _explain(options: argparse.Namespace) -> None:
 
 
 def _audit(options: argparse.Namespace) -> None:
+    from xrec_repro.audit.report import audit_json, audit_markdown, audit_text, run_audit
     from xrec_repro.io import write_json, write_text
-    from xrec_repro.paper.audit import audit_json, audit_markdown, audit_text, run_audit
 
     if options.data is not None and not options.data.is_dir():
         raise DataError(f"{options.data}: no such folder; give the one with amazon/ and yelp/ in it, or no --data")

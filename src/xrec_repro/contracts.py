@@ -82,6 +82,17 @@ EXPLANATIONS = pa.schema(
         "finish_reason": pa.string(),  # bracket | eos | length
     }
 )
+# What a judge replied, one row an example in the order of the explanations; no row of a judge that failed on the way.
+REPLIES = pa.schema(
+    {
+        "example_id": pa.string(),
+        "reply": pa.string(),  # the last one, whole; null where probabilities are read, or nothing was asked
+        "truncated": pa.bool_(),  # whether the reply was cut off; null likewise
+        "asked": pa.int32(),  # replies asked for, 0 for a pair over the model's context; null for probabilities
+        "number_mass": pa.float64(),  # where probabilities are read, that of all numbers
+        "score": pa.float64(),  # null where none could be read
+    }
+)
 # The glassbox's side file: read by scoring and by people, never by a model.
 TRUTH = pa.schema(
     {

@@ -274,6 +274,10 @@ def _float32_llm(settings: Settings, section: Settings) -> bool:
     return llm.get("dtype", "float32") == "float32" and llm.get("quantisation", "none") == "none"
 
 
+def _apart(settings: Settings, section: Settings) -> bool:
+    return section.get("invariance") == "exact" or _float32_llm(settings, section)
+
+
 def _float32(settings: Settings, section: Settings) -> bool:
     return section.get("dtype", "float32") == "float32"
 
@@ -287,7 +291,8 @@ def _named_server(settings: Settings, section: Settings) -> bool:
 # the rounding of float32 sums, which in 16-bit formats is no longer small. Of texts that leaves near ties: two tokens
 # whose chances agree to six digits.
 NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
-    "generation.batch_size": _float32_llm,
+    "generation.batch_size": _apart,
+    "generation.invariance": _float32_llm,
     "tuning.checkpoint_every": _always,
     "tuning.micro_batch_size": _float32_llm,
     "tuning.activation_checkpointing": _float32_llm,
@@ -304,7 +309,10 @@ NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
     "profiles.chat.concurrency": _always,
 }
 ROUNDING = frozenset(
-    {"generation.batch_size", "tuning.micro_batch_size", "tuning.activation_checkpointing", "metrics.*.batch_size"}
+    {
+        *("generation.batch_size", "generation.invariance", "metrics.*.batch_size"),
+        *("tuning.micro_batch_size", "tuning.activation_checkpointing"),
+    }
 )
 # What each source of a language model reads of the section `llm`.
 _LLM_READS = {

@@ -23,9 +23,9 @@ from xrec_repro.config import (
 )
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import code_digest, libraries_of, places_digest
+from xrec_repro.kinds import kind_of
 from xrec_repro.metrics.columns import Stated, Told, as_told
 from xrec_repro.metrics.registry import metric_file, metric_names, stated
-from xrec_repro.paper.kinds import kind_of
 from xrec_repro.plugins import module_file
 from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
@@ -57,7 +57,7 @@ class Plan:
         pairs: Those, and what sweeps add.
         datasets: Names of the run's data sets.
         seeds: Its seeds.
-        run: Folder of all; `shared`, `experiment`, `method`, `paper` are folders in it, patterns of paths.
+        run: Folder of all; `shared`, `experiment`, `method`, `paper`, `audit` are folders in it, patterns of paths.
         examples: The pattern of the joined examples.
         raw: Data set -> kind -> its raw files, as they are when the configuration is read.
 
@@ -79,6 +79,7 @@ class Plan:
         self.experiment = f"{self.run}/{{dataset}}/{{experiment}}/seed{{seed}}"
         self.method = f"{self.experiment}/method"
         self.paper = f"{self.run}/paper"
+        self.audit = f"{self.run}/audit"
         self.raw = raw_files(self.config)
         # Relative, as all paths in params and inputs are, so that a copy of the folder elsewhere is the same run.
         self.resources = os.path.relpath(root / "resources")
@@ -230,13 +231,21 @@ class Plan:
             | when(scratch, llm=f"{shared}/llm/model")
             | when("graph" in given, graph=f"{shared}/split/graph.parquet")
             | when(self.reads_embeddings(w.dataset, w.experiment), embeddings=self.embeddings(**w))
+            | (self.release(w.dataset) if self._of_release(w) else {})
         )
+
+    def _of_release(self, w: Any) -> list[str]:
+        """Return the settings of a method that name files of the data set's release: names without a folder."""
+        chosen = self.settings(w.dataset, w.experiment)["method"]
+        names = method_class(self.config, w.experiment).files if self.source(w.dataset) == "release" else ()
+        return [name for name in names if chosen[name] and not Path(chosen[name]).expanduser().parent.name]
 
     def method_places(self, w: Any) -> Files:
         """Return the user's own files and models that a method reads."""
-        chosen = self.settings(w.dataset, w.experiment)["method"]
-        files = {name: chosen[name] for name in method_class(self.config, w.experiment).files}
+        chosen, released = self.settings(w.dataset, w.experiment)["method"], self._of_release(w)
         own = self.llm_places(w) if "llm" in self.given(w.dataset, w.experiment) else {}
+        own |= self.release_places(w.dataset) if released else {}
+        files = {name: chosen[name] for name in method_class(self.config, w.experiment).files if name not in released}
         return own | {name: path for name, path in files.items() if path is not None}
 
     def learnt(self, w: Any) -> Files:
@@ -362,7 +371,9 @@ class Plan:
             "experiment_label": entry["label"],
             "published_model": entry["published_model"],
             "seed": seed,
-            "kind": kind_of(data["source"], chosen["llm"]["source"]),
+            "kind": kind_of(
+                data["source"], chosen["llm"]["source"] if "llm" in self.given(dataset, experiment) else None
+            ),
             "few": chosen["generation"]["subset"] < 1,
         }
 

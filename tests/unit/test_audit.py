@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 from sklearn.model_selection import train_test_split
 
+from xrec_repro.audit.facts import ScoreRow
+from xrec_repro.audit.marks import derive_marks
+from xrec_repro.audit.report import VERDICTS, audit_json, audit_markdown, audit_text, run_audit, write_audit
+from xrec_repro.audit.runs import explain_emissions, implied_texts
+from xrec_repro.audit.tables import f1_above_mean, read_baselines
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.paper.audit import VERDICTS, audit_json, audit_markdown, audit_text, run_audit, write_audit
-from xrec_repro.paper.audit_facts import ScoreRow
-from xrec_repro.paper.audit_marks import derive_marks
-from xrec_repro.paper.audit_runs import explain_emissions, implied_texts
-from xrec_repro.paper.audit_tables import f1_above_mean, read_baselines
 
 RELEASE_CHECKS = ("sizes", "core", "usr", "leakage", "references", "order", "lengths", "zero-shot")
 

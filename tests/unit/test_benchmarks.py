@@ -272,3 +272,11 @@ def test_the_gpu_benchmarks_refuse_clearly_without_one(script, tmp_path, benchma
     benchmark("harness").run(gpu.main, gpu.options(), words)
     assert f"{script}: skipped: torch sees no CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+def test_slots_are_measured_and_on_a_cpu_all_texts_are_those_of_one_slot(smoke):
+    written = smoke("gpu_slots")
+    assert set(written) == {"gpu_slots_single", "gpu_slots_all_exact", "gpu_slots_all_fast"}
+    rows = written["gpu_slots_single"]["facts"]["by slots"]
+    assert [(row["invariance"], row["slots"]) for row in rows] == [(w, n) for w in ("exact", "fast") for n in (1, 4)]
+    assert all(row["texts of 4 equal to those of 1 slot"] == 4 and row["a second"] > 0 for row in rows)

@@ -10,8 +10,7 @@ import pytest
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_table
-from xrec_repro.paper.broken import REASONS, broken_reasons, count_broken
-from xrec_repro.paper.examples import pick_examples
+from xrec_repro.paper.examples import REASONS, broken_reasons, count_broken, pick_examples
 from xrec_repro.safe_pickle import load_pickle
 
 GOOD = "The user would enjoy the business for its calm rooms."

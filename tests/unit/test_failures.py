@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from xrec_repro.contracts import EXPLANATIONS, REPLIES
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.interrupt import StoppedError
-from xrec_repro.io import write_json
+from xrec_repro.io import read_table, write_json, write_table
 from xrec_repro.metrics._failures import failing, reason_of, refuse_failed
-from xrec_repro.metrics.score import merge_scores, write_scores
-from xrec_repro.paper.inputs import with_summaries
-from xrec_repro.paper.per_example import read_scores
+from xrec_repro.metrics.score import merge_scores, write_failure, write_scores
+from xrec_repro.scores import read_scores, with_summaries
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
@@ -74,6 +74,20 @@ def test_failed_metrics_are_merged_as_their_reason(tmp_path):
         refuse_failed([folder / "summary.json"])
     write_json(folder / "summary.json", {"usr": cell()})
     refuse_failed([folder / "summary.json"])
+
+
+def test_a_judge_that_failed_has_no_replies_and_keeps_those_that_are_there(tmp_path):
+    row = dict.fromkeys(EXPLANATIONS.names) | {"example_id": "a", "user_id": "u", "item_id": "i"}
+    row |= {"reference": "r", "prediction": "p"}
+    write_table(tmp_path / "explanations.parquet", [row], EXPLANATIONS)
+    files = [tmp_path / name for name in ("scores.parquet", "summary.json", "replies.parquet")]
+    write_failure(tmp_path / "explanations.parquet", "gptscore", "away", *files[:2])
+    assert not files[2].exists()  # no judge
+    write_failure(tmp_path / "explanations.parquet", "gptscore", "away", *files)
+    assert read_table(files[2], REPLIES).num_rows == 0
+    write_table(files[2], [{"example_id": "a", "reply": "", "asked": 3}], REPLIES)
+    write_failure(tmp_path / "explanations.parquet", "gptscore", "not one", *files)
+    assert read_table(files[2], REPLIES)["asked"].to_pylist() == [3]
 
 
 def test_a_metric_that_failed_for_one_seed_is_left_out_of_all_of_its_experiment():

@@ -18,16 +18,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
 
+from xrec_repro.comparable import Comparable
 from xrec_repro.contracts import TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
-from xrec_repro.paper import ablation, curves, embeddings, sparsity_figure, style
-from xrec_repro.paper.comparable import Comparable
+from xrec_repro.paper import ablation, curves, embeddings, sparsity, style
 from xrec_repro.paper.curves import figure3, smooth
 from xrec_repro.paper.embeddings import figure_embeddings, known_clusters, project
-from xrec_repro.paper.published import load_published_table1, load_published_table2
-from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, scores_by_group, sparsity_groups
-from xrec_repro.paper.sparsity_figure import figure4
+from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, figure4, scores_by_group, sparsity_groups
+from xrec_repro.published import load_published_table1, load_published_table2
 
 EXPERIMENTS = {
     "xrec": "XRec",
@@ -57,7 +56,7 @@ COMPARABLE = Comparable(Path(__file__).parents[2] / "resources")
 def drawn(monkeypatch) -> list[Figure]:
     """Collect the figures instead of writing them."""
     figures: list[Figure] = []
-    for module in (ablation, curves, embeddings, sparsity_figure):
+    for module in (ablation, curves, embeddings, sparsity):
         monkeypatch.setattr(module, "save", lambda figure, *paths: figures.append(figure))
     return figures
 
@@ -284,7 +283,7 @@ def test_what_was_scored_otherwise_has_an_axis_of_its_own(published, drawn, sign
     assert panel(drawn[0], "(c)", "BERTScore F1").get_ylim() == panel(drawn[0], "(b)", "BERTScore F1").get_ylim()
     assert panel(drawn[0], "(c)", "LlamaScore std\n(this run)").get_ylim()[0] == 0
     assert whiskers(mine) == [(1.5, 2.5)] * 6 and whiskers(panel(drawn[0], "(b)", "LlamaScore"))
-    near = panel(drawn[1], "(c)", "LlamaScore (this run)")
+    near = panel(drawn[1], "(c)", "LlamaScore\n(this run)")
     assert points(near) == [2.0] * 6 and 1 < near.get_ylim()[0] < 1.5 and 2.5 < near.get_ylim()[1] < 3.5
 
 

@@ -128,12 +128,16 @@ def test_an_unparsable_reply_is_asked_for_again_then_missing():
     assert scores.counts == NONE_EMPTY | {"retried": 2, "unparsable": 1}
     turns = [("assistant", "40 or 50"), ("user", f"{REMINDER}\n{REMINDER}")]  # no turn for the empty reply
     assert [(turn["role"], turn["content"]) for turn in last[2:]] == turns
+    assert scores.replies["reply"] == ["85", "Score: 30/100", "no"] and scores.replies["asked"] == [1, 2, 3]
 
 
 def test_a_reply_that_was_cut_off_is_not_trusted():
     faults = [Fault("content", text="8", finish_reason="length"), *content("85")]
     with ChatServer(faults) as server:
         assert values(gpt(server), 1).columns["gptscore"].tolist() == [85.0]
+    with ChatServer(faults) as server:
+        found = values(gpt(server, attempts=1), 2).replies
+    assert found == {"reply": ["8", "85"], "truncated": [True, False], "asked": [1, 1]}
 
 
 @pytest.mark.parametrize("finish", ["length", "stop"])

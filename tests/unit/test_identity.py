@@ -258,6 +258,17 @@ def test_in_half_precision_batch_sizes_count():
     assert significant(metric) == metric
 
 
+def test_in_half_precision_slots_count_unless_texts_are_exact():
+    def left(**changed):
+        llm = {"source": "local", "dtype": "bfloat16", "quantisation": "none"}
+        return set(
+            significant({"generation": {"batch_size": 4, "invariance": "exact"} | changed, "llm": llm})["generation"]
+        )
+
+    assert left() == {"invariance"}
+    assert left(invariance="fast") == {"invariance", "batch_size"}
+
+
 @pytest.mark.parametrize(
     "settings", [SETTINGS, {"metrics": {"usr": {}}}, {"metrics": {"bertscore": {"batch_size": 2}}}]
 )

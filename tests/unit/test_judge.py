@@ -138,9 +138,10 @@ class Judge:
 def test_unread_replies_are_answered_by_a_reminder_then_missing(caplog):
     ask = Judge(a=["85"], b=["Good.", "Well, 40"], c=["x", "y", "z"])
     with caplog.at_level(logging.WARNING, logger="xrec_repro"):
-        values, counts = judge(["a", "b", "c"], ["r"] * 3, ask, 3, "judge")
+        values, counts, last = judge(["a", "b", "c"], ["r"] * 3, ask, 3, "judge")
     np.testing.assert_array_equal(values, [85, 40, np.nan])
     assert counts == {"retried": 2, "unparsable": 1}
+    assert last == {"reply": ["85", "Well, 40", "z"], "truncated": [False] * 3, "asked": [1, 2, 3]}
     assert "judge: 1 of 3 pairs are without a score: unparsable" in caplog.text
     last = ask.asked[-1][1]
     assert [turn["content"] for turn in last[2:]] == ["x", REMINDER, "y", REMINDER]
@@ -161,17 +162,19 @@ def test_no_attempt_repeats_a_prompt_and_no_turn_is_empty():
 
 def test_equal_pairs_are_asked_once_and_counted_each():
     ask = Judge(a=["x", "10"], b=["20"], c=["x", "x"])
-    values, counts = judge(["a", "b", "a", "c", "c", "a"], ["r"] * 6, ask, 2, "judge")
+    values, counts, last = judge(["a", "b", "a", "c", "c", "a"], ["r"] * 6, ask, 2, "judge")
     np.testing.assert_array_equal(values, [10, 20, 10, np.nan, np.nan, 10])
     assert counts == {"retried": 5, "unparsable": 2}
     assert [row for row, _ in ask.asked] == [0, 1, 3, 0, 3]
+    assert last["reply"] == ["10", "20", "10", "x", "x", "10"] and last["asked"] == [2, 1, 2, 2, 2, 2]
 
 
 def test_pairs_that_were_not_asked_are_counted_apart():
     ask = Judge(a=[], b=["x"], c=["30"])
-    values, counts = judge(["a", "b", "c"], ["r"] * 3, ask, 2, "judge")
+    values, counts, last = judge(["a", "b", "c"], ["r"] * 3, ask, 2, "judge")
     np.testing.assert_array_equal(values, [np.nan, np.nan, 30])
     assert counts == {"retried": 1, "unparsable": 1, "too_long": 1}  # b's second question found no room
+    assert last == {"reply": [None, "x", "30"], "truncated": [None, False, False], "asked": [0, 1, 1]}
 
 
 def test_one_attempt_asks_once():

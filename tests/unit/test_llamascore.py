@@ -306,6 +306,7 @@ def test_too_little_mass_is_missing_and_counted(tmp_path, caplog):
         scores = llama(folder, mode="expected", min_mass=bar).score(PREDICTIONS, REFERENCES)
     np.testing.assert_array_equal(np.isnan(scores.columns["llamascore"]), masses < bar)
     assert scores.counts["low_mass"] == (masses < bar).sum() > 0
+    np.testing.assert_allclose(scores.replies["number_mass"], masses, rtol=1e-4)
     assert f"llamascore: {scores.counts['low_mass']} of 11 pairs" in caplog.text
     with pytest.raises(DataError, match="not one of 11 examples could be scored"):
         llama(folder, mode="expected", min_mass=1.0).score(PREDICTIONS, REFERENCES)
@@ -371,6 +372,7 @@ def test_replies_are_parsed_asked_again_and_counted(tmp_path, caplog):
     np.testing.assert_array_equal(scores.columns["llamascore"], [85, 73, np.nan, 85])
     assert scores.counts == NONE_EMPTY | {"retried": 2, "unparsable": 1}
     assert "1 of 4 pairs are without a score: unparsable" in caplog.text
+    assert scores.replies["reply"] == ["85", "73%", "zw", "85"] and scores.replies["asked"] == [1, 2, 3, 1]
     assert column(llama(folder, attempts=1), ["gamma", "alpha"], ["r"] * 2).tolist()[0] == 85
     assert np.isnan(column(llama(folder, attempts=1), ["gamma", "alpha"], ["r"] * 2)[1])
 
@@ -407,6 +409,8 @@ def test_a_prompt_over_the_context_is_missing_and_counted(tmp_path, mode):
     np.testing.assert_array_equal(np.isnan(scores.columns["llamascore"]), [False, True, True])
     assert scores.counts["too_long"] == 2
     assert scores.counts.get("unparsable", 0) == 0
+    kept = scores.replies["reply" if mode == "parse" else "number_mass"]
+    assert [value is None for value in kept] == [False, True, True]
 
 
 @pytest.mark.parametrize("template", [PLAIN, REFUSING + PLAIN])

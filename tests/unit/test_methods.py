@@ -87,7 +87,7 @@ def test_a_method_that_does_not_do_its_part_is_told(tmp_path, answer, message):
 def test_a_stream_that_leaves_examples_out_or_tensors_that_are_not_finite_are_told(tmp_path):
     method = Echo(Repeats(), Run(seed=1))
     method.text = "word"
-    method.stream = lambda batches: iter([])
+    method.stream = lambda batches, done: iter([])
     with pytest.raises(ModelError, match=r"wrote no text of 9 of 9 examples: \['e0', 'e1', 'e2'\]"):
         explain(method, make_examples(9), tmp_path)
     method.fit = lambda seen: Fitted(tensors={"w": np.array([1.0, np.inf])})

@@ -15,6 +15,7 @@ import pytest
 
 from tests.unit.test_foundations import Workflow
 from tests.unit.test_score import explanations
+from xrec_repro.comparable import unequal_size
 from xrec_repro.config import check_config, complete, load_config, load_schema, merge
 from xrec_repro.contracts import EXAMPLES, EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
@@ -25,12 +26,11 @@ from xrec_repro.metrics.base import Features, Ratings, has_scores
 from xrec_repro.metrics.columns import Column, read_stated
 from xrec_repro.metrics.registry import build_metric, metric_class, metric_file, metric_names, stated
 from xrec_repro.metrics.score import merge_scores, score_explanations
-from xrec_repro.paper.claims_report import _rule_text
-from xrec_repro.paper.comparable import unequal_size
-from xrec_repro.paper.inputs import reason_of, with_summaries
-from xrec_repro.paper.statistics import direction
+from xrec_repro.paper.claims import _rule_text
 from xrec_repro.paper.style import metric_label
 from xrec_repro.plan import Plan
+from xrec_repro.scores import reason_of, with_summaries
+from xrec_repro.statistics import direction
 
 MODULE = """
     from dataclasses import dataclass

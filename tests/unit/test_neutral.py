@@ -34,6 +34,7 @@ CHAT = {
 }  # fmt: skip
 OTHER = {
     "generation.batch_size": (1, 2, 7),
+    "generation.invariance": ("exact", "fast"),
     "tuning.checkpoint_every": (1, 5),
     "tuning.micro_batch_size": (1, 2),
     "tuning.activation_checkpointing": (True,),

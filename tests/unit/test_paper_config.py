@@ -11,7 +11,7 @@ from xrec_repro.config import check_config, experiment_pairs, load_config, load_
 from xrec_repro.data.download import read_manifest
 from xrec_repro.errors import ConfigError
 from xrec_repro.metrics.registry import build_metric
-from xrec_repro.paper.published import load_published_table1, load_published_table2, load_published_table3, study_name
+from xrec_repro.published import load_published_table1, load_published_table2, load_published_table3, study_name
 
 STOPPING = {"start": 1 / 5, "patience": 1 / 10, "window": 10}  # study, section 3.6
 TENTH = 300

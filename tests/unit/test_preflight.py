@@ -128,6 +128,9 @@ def test_new_tokens_and_lengths_must_fit_what_a_model_reads(nowhere, root):
     assert (finding.kind, finding.remedy) == (MISSING, "lower metrics.bleurt.max_length")
     scratch = {"defaults": {"llm": {"scratch": {"context": 60}}}}
     assert "leave no room in the 60" in found(root, scratch)["generation.max_new_tokens"].text
+    assert "generation.invariance" not in found(root, scratch)
+    quantised = merge(scratch, {"defaults": {"llm": {"quantisation": "8bit"}}})
+    assert "quantisation 8bit does not allow" in found(root, quantised)["generation.invariance"].text
 
 
 def test_a_server_elsewhere_needs_a_key_and_one_here_must_listen(nowhere, root, monkeypatch):

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from xrec_repro.errors import DataError
-from xrec_repro.paper.published import (
+from xrec_repro.published import (
     check_published_names,
     load_published_table1,
     load_published_table2,

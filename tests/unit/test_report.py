@@ -40,7 +40,9 @@ def test_captions_are_those_of_the_files_shown(root):
     """The stems that the rules mark, read from where they mark them."""
     rules = (root / "workflow/rules/paper.smk").read_text(encoding="utf-8")
     stems = {name.split("/")[-1] for name in re.findall(r'(?:paper|figure)_files\("([\w/]+)"', rules)}
-    stems |= set(re.findall(r"shown\(.*/(\w+)\.png", (root / "workflow/rules/sweeps.smk").read_text(encoding="utf-8")))
+    for name in ("audit", "sweeps"):
+        text = (root / f"workflow/rules/{name}.smk").read_text(encoding="utf-8")
+        stems |= set(re.findall(r"shown\(.*/(\w+)\.(?:md|png)", text))
     stems |= {f"table{number}" for number in re.findall(r"table_files\((\d)\)", rules)}
     assert stems | {"workflow"} == set(STEMS)
     assert {path.stem for path in (root / "workflow/report").glob("*.rst")} == set(STEMS)

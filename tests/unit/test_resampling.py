@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from xrec_repro.paper import resampling
+from xrec_repro import resampling
 
 
 def pair(metrics: int = 3, seeds: int = 2, n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

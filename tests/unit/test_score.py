@@ -1,6 +1,7 @@
 """Scoring of files: the kinds of files, the stages of the workflow, and what is said about bad input."""
 
 import json
+import logging
 import math
 import pickle
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from xrec_repro.config import load_config
 from xrec_repro.contracts import EXPLANATIONS, TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_json, write_table
-from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.base import Metric, Scored
 from xrec_repro.metrics.columns import Column
 from xrec_repro.metrics.score import format_scores, merge_scores, read_texts, score_explanations, score_files
 
@@ -247,6 +248,37 @@ def test_score_files_gives_mean_std_n_and_signature(tmp_path):
 def test_score_files_takes_both_columns_from_one_file(tmp_path):
     path = explanations(tmp_path / "e.parquet", ["a", "a"])
     assert score_files(path, path, ["usr"], CONFIG)["usr"]["mean"] == 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replying(Metric):
+    """A judge that replies with the prediction and reads it as a number."""
+
+    name: ClassVar[str] = "gptscore"
+    may_miss: ClassVar[bool] = True
+
+    def _columns(self, predictions, references):
+        numbers = [float(text) if text.isdigit() else np.nan for text in predictions]
+        return Scored({self.name: np.array(numbers)}, {}, {}, {"reply": list(predictions)})
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".csv"])
+def test_the_replies_of_a_judge_are_written_beside_its_scores(tmp_path, monkeypatch, caplog, ending):
+    monkeypatch.setattr("xrec_repro.metrics.score.build_metric", lambda *_: Replying())
+    texts = ["85", 'no,\r"ok"\n', "", "7\r"]
+    path, out = explanations(tmp_path / "e.parquet", texts), tmp_path / f"scores{ending}"
+    with caplog.at_level(logging.WARNING, logger="xrec_repro"):
+        score_files(path, path, ["gptscore"], CONFIG, "cpu", out)
+    found = pd.read_parquet(out) if ending == ".parquet" else pd.read_csv(out, keep_default_na=False)
+    assert found["gptscore_reply"].tolist() == texts and found["gptscore"].tolist()[0] in (85, "85.0")
+    assert f"gptscore: 3 of 4 examples have no score; the replies: {out}, column gptscore_reply" in caplog.text
+    explanations(path, texts[1:3])
+    failed = score_files(path, path, ["gptscore"], CONFIG, "cpu", out)["gptscore"]["failed"]
+    assert failed.startswith("gptscore: not one of 2 examples could be scored; look at a few replies: ")
+    assert failed.endswith(f"{out}, column gptscore_reply")
+    assert list(pd.read_parquet(out) if ending == ".parquet" else pd.read_csv(out)) == ["example_id", "gptscore_reply"]
+    reason = score_files(path, path, ["gptscore"], CONFIG)["gptscore"]["failed"]
+    assert reason.endswith("look at a few replies: --out FILE writes them")
 
 
 def test_score_files_of_different_lengths_names_both(tmp_path):

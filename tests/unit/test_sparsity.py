@@ -12,11 +12,10 @@ from matplotlib.figure import Figure
 from tests.unit.test_split import Stage, grid
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import read_json, write_json, write_table
-from xrec_repro.paper import sparsity_figure
-from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, write_sparsity
-from xrec_repro.paper.sparsity_figure import figure4
-from xrec_repro.paper.statistics import Settings, estimates
+from xrec_repro.io import read_json, write_table
+from xrec_repro.paper import sparsity
+from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, figure4, write_sparsity
+from xrec_repro.statistics import Settings, estimates
 
 STATISTICS = {
     "seed": 3,
@@ -83,7 +82,7 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(sparsity_figure, "save", lambda figure, *paths: figures.append(figure))
+    monkeypatch.setattr(sparsity, "save", lambda figure, *paths: figures.append(figure))
     return figures
 
 
@@ -231,10 +230,10 @@ def test_figure4_marks_subsets_and_says_where_a_metric_is_missing(world, drawn):
     assert [label.get_text().split("\n")[0] for label in yelp.get_xticklabels()] == [*expected, "0"]
 
 
-def test_what_a_summary_knows_of_a_metric_s_range_is_kept(world, tmp_path):
+def test_what_a_summary_knows_of_a_metric_s_range_is_kept(world):
     counts = {"bleurt_chance": 0.1, "bleurt_reference": 0.9, "empty": 3}
-    write_json(tmp_path / "s.json", {"bleurt": {"mean": 1, "counts": counts}, "bertscore_f1": {"mean": 1}})
-    found = world.group([world.row(summary=tmp_path / "s.json"), world.row("other")])
+    summary = {"bleurt": {"mean": 1, "counts": counts}, "bertscore_f1": {"mean": 1}}
+    found = world.group([world.row(summary=summary), world.row("other")])
     ranges = {row["experiment"]: row["ranges"] for row in found}
     assert ranges == {"xrec": {"bleurt": {"chance": 0.1, "reference": 0.9}}, "other": {}}
 

@@ -26,9 +26,9 @@ from xrec_repro.config import (
 )
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
-from xrec_repro.paper import sweeps
-from xrec_repro.paper.statistics import Settings, bootstrap_interval
-from xrec_repro.paper.sweeps import figure_sweeps
+from xrec_repro.paper import curves
+from xrec_repro.paper.curves import figure_sweeps
+from xrec_repro.statistics import Settings, bootstrap_interval
 
 EXPERTS = {"base": "glassbox/xrec", "key": "adapter.experts", "values": [1, 8, 16]}
 STATISTICS = {
@@ -73,6 +73,7 @@ def test_a_sweep_stands_for_its_base_with_one_setting_changed(config, schema):
     assert new == {
         f"xrec-experts-{n}": {
             "label": f"XRec, experts {n}",
+            "method": "xrec",
             "published_model": None,
             "overrides": {"adapter": {"experts": n}},
         }
@@ -185,7 +186,7 @@ def test_the_overlay_sweeps_experts_and_widths(root, schema):
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(sweeps, "save", lambda figure, *paths: figures.append(figure))
+    monkeypatch.setattr(curves, "save", lambda figure, *paths: figures.append(figure))
     return figures
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from xrec_repro.errors import DataError
+from xrec_repro.kinds import kind_of
 from xrec_repro.metrics.columns import known_columns
-from xrec_repro.paper.kinds import kind_of
 from xrec_repro.paper.tables import DEFAULT_COLUMNS, make_table1, make_table2
 
 ROBERTA = "FacebookAI/roberta-large|rev:722cf37b1afa9454edce342e7895e588b6ff1d59"

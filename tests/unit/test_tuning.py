@@ -7,7 +7,8 @@ from safetensors.torch import save_file
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.explainer import shared_opening
-from xrec_repro.explainer.tuning import EarlyStopping, example_losses, held_out_losses, tune
+from xrec_repro.explainer.tuning import example_losses, held_out_losses, tune
+from xrec_repro.training import EarlyStopping
 
 SETTINGS = {
     "epochs": 2,
@@ -125,7 +126,6 @@ def stopped_after(losses, settings, count):
 )
 def test_early_stopping_follows_the_rule_of_the_study(losses, want):
     assert stopped_after(losses, STUDY, 100) == want
-    assert stopped_after(losses, None, 100) is None
 
 
 def test_early_stopping_by_brute_force():
@@ -138,20 +138,6 @@ def test_early_stopping_by_brute_force():
         best = {n: min(range(41, n + 1), key=lambda m: (averages[m], m)) for n in averages}
         want = next((n for n in averages if n - best[n] >= 20), None)
         assert stopped_after(losses, STUDY, 200) == want
-
-
-def test_early_stopping_survives_a_kill(tmp_path, explainer, examples):
-    settings = SETTINGS | {"epochs": 9, "learning_rate": 1e-9, "early_stopping": STUDY | {"patience": 0.5, "window": 2}}
-    want = tune(explainer(), examples, settings, 1, tmp_path / "a")
-    assert 1 < len(want) < 27
-
-    def kill(step):
-        if step == len(want) - 1:
-            raise Killed
-
-    with pytest.raises(Killed):
-        tune(explainer(), examples, settings, 1, tmp_path / "b", after_step=kill)
-    assert tune(explainer(), examples, settings, 1, tmp_path / "b") == want
 
 
 @pytest.mark.parametrize("shape", ["llama2", "llama3", "mistral", "qwen2", "gemma"])

@@ -15,6 +15,7 @@ for METRIC in config["metrics"]["use"]:
         output:
             **when(SHARDS, blocks=f"{MADE}/blocks.json"),
             **when(not SHARDS, scores=f"{MADE}/scores.parquet", summary=f"{MADE}/summary.json"),
+            **when(METRIC in JUDGES and not SHARDS, replies=f"{MADE}/replies.parquet"),
             provenance=f"{MADE}/provenance.json",
         log:
             f"{EXPERIMENT}/logs/{NAMED}.log",
@@ -50,6 +51,7 @@ for METRIC in config["metrics"]["use"]:
             output:
                 scores=f"{FOLDER}/scores.parquet",
                 summary=f"{FOLDER}/summary.json",
+                replies=f"{FOLDER}/replies.parquet",
                 provenance=f"{FOLDER}/provenance.json",
             log:
                 f"{EXPERIMENT}/logs/gather_{METRIC}.log",

@@ -1,4 +1,4 @@
-"""Tables, figures, claims, statistics, audit and the page to browse, from the scores of all experiments."""
+"""Tables, figures, claims, statistics and the page to browse, from the scores of all experiments."""
 
 CHOICES = config["paper"]
 TABLE_OPTIONS = {name: CHOICES["tables"][name] for name in ("columns", "published", "show_difference")}
@@ -11,9 +11,6 @@ TABLE1, TABLE2 = (
     ["published/study_table2.csv", *COMPARED],
 )
 TABLE3 = ["published/study_table3.csv", "published/statements.csv", "hardware.tsv"]
-AUDITED = [f"published/{path.name}" for path in sorted(Path(PLAN.resources, "published").glob("*.csv"))] + [
-    "hardware.tsv"
-]
 
 
 rule make_table1:
@@ -191,30 +188,6 @@ rule judge_claims:
         code=PLAN.digest("judge_claims"),
     script:
         "../scripts/judge_claims.py"
-
-
-rule audit_published:
-    input:
-        published=resource_inputs(*AUDITED),
-    output:
-        **paper_files("audit", "json", "md", category="Claims and audit"),
-    log:
-        f"{PAPER}/logs/audit_published.log",
-    benchmark:
-        f"{PAPER}/benchmarks/audit_published.tsv"
-    conda:
-        ENVIRONMENT
-    threads: 1
-    resources:
-        mem_mb=scaled(2000),
-        runtime=scaled(20),
-    params:
-        settings=CHOICES["audit"],
-        resources=Told(PLAN.resources),
-        published=PLAN.resource_digests(*AUDITED),
-        code=PLAN.digest("audit_published"),
-    script:
-        "../scripts/audit_published.py"
 
 
 rule plot_figure2:
@@ -417,7 +390,6 @@ PAPER_FILES = [
         "statistics/groups.csv",
         "costs/jobs.csv",
         "claims.md",
-        "audit.md",
         "examples.md",
         "browse.html",
     )

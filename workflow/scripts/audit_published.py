@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from xrec_repro.audit.report import write_audit
 from xrec_repro.job import Job
-from xrec_repro.paper.audit import write_audit
 
 with Job(snakemake) as job:
     # Looked for here: login and compute nodes that see different files must still plan the same jobs.

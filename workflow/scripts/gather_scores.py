@@ -8,7 +8,7 @@ from xrec_repro.metrics.shards import gather_scores
 from xrec_repro.provenance import require_one_kind
 
 with Job(snakemake) as job:
-    files = (job.output.scores, job.output.summary)
+    files = (job.output.scores, job.output.summary, job.output.replies)
     with failing(job.params.metric, job.params.failures) as failure:
         require_one_kind(job.input.records)
         gather_scores(job.input.explanations, job.input.parts, *files)

@@ -2,7 +2,7 @@
 
 from xrec_repro.job import Job
 from xrec_repro.paper.claims import judge_claims
-from xrec_repro.paper.inputs import attach
+from xrec_repro.scores import attach
 
 with Job(snakemake) as job:
     judge_claims(

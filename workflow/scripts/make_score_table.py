@@ -2,8 +2,8 @@
 
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
-from xrec_repro.paper.inputs import attach, with_summaries
 from xrec_repro.paper.tables import make_score_table
+from xrec_repro.scores import attach, with_summaries
 
 with Job(snakemake) as job:
     rows = with_summaries(attach(job.settings["rows"], job.params.files))

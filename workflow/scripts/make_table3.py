@@ -4,7 +4,7 @@ from xrec_repro.accounting.jobs import attempts_of
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
 from xrec_repro.paper.costs import make_table3
-from xrec_repro.paper.inputs import attach
+from xrec_repro.scores import attach
 
 with Job(snakemake) as job:
     jobs = read_json(job.input.jobs)

@@ -2,7 +2,7 @@
 
 from xrec_repro.job import Job
 from xrec_repro.paper.examples import pick_examples
-from xrec_repro.paper.inputs import attach, with_summaries
+from xrec_repro.scores import attach, with_summaries
 
 with Job(snakemake) as job:
     rows = with_summaries(attach(job.settings["rows"], job.params.files))

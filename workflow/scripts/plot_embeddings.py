@@ -3,7 +3,7 @@
 from xrec_repro.explainer.adapted import adapted_embeddings
 from xrec_repro.job import Job
 from xrec_repro.paper.embeddings import figure_embeddings, known_clusters
-from xrec_repro.paper.inputs import attach
+from xrec_repro.scores import attach
 
 with Job(snakemake) as job:
     rows = [row for row in attach(job.settings["rows"], job.params.files) if row["weights"]]

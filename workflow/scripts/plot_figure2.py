@@ -1,11 +1,11 @@
 """Draw figure 2 with full and with zoomed axes."""
 
+from xrec_repro.comparable import Comparable
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
 from xrec_repro.paper.ablation import figure2
-from xrec_repro.paper.comparable import Comparable
-from xrec_repro.paper.inputs import attach, with_intervals, with_summaries
-from xrec_repro.paper.published import load_published_table1, load_published_table2
+from xrec_repro.published import load_published_table1, load_published_table2
+from xrec_repro.scores import attach, with_intervals, with_summaries
 
 with Job(snakemake) as job:
     rows = with_summaries(attach(job.settings["rows"], job.params.files))

@@ -1,8 +1,8 @@
 """Draw the sweeps: scores and held-out loss over the values of a setting."""
 
 from xrec_repro.job import Job
-from xrec_repro.paper.inputs import attach
-from xrec_repro.paper.sweeps import figure_sweeps
+from xrec_repro.paper.curves import figure_sweeps
+from xrec_repro.scores import attach
 
 with Job(snakemake) as job:
     rows = attach(job.settings["rows"], job.params.files)

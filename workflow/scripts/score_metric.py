@@ -18,18 +18,18 @@ with Job(snakemake) as job:
     what = (files["explanations"], metric, settings)
     device = job.device() if hasattr(job.params, "compute") else "cpu"
     kept = Partial(Path(job.params.partial), job.fingerprint) if hasattr(job.params, "partial") else None
+    replies = getattr(job.output, "replies", None)
     sharded = hasattr(job.params, "shard")
     with failing(metric, job.params.failures) as failure:
         if sharded:
             score_shard(*what, Shard.parse(job.params.shard), job.output.blocks, device, kept)
         else:
-            score_explanations(
-                *what, job.output.scores, job.output.summary, device, files.get("truth"), files.get("examples"), kept
-            )
+            made, known = (job.output.scores, job.output.summary), files.get("examples")
+            score_explanations(*what, *made, device, files.get("truth"), kept, replies, known)
     if failure.reason and sharded:
         write_json(job.output.blocks, {FAILED: failure.reason})
     elif failure.reason:
-        write_failure(files["explanations"], metric, failure.reason, job.output.scores, job.output.summary)
+        write_failure(files["explanations"], metric, failure.reason, job.output.scores, job.output.summary, replies)
     if not sharded:
         job.result = read_json(job.output.summary)
     if kept and not failure.reason:

@@ -16,7 +16,7 @@ from typing import Any
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import require_file
-from xrec_repro.paper.published import PublishedRun, load_published_table3, published_number
+from xrec_repro.published import PublishedRun, load_published_table3, published_number
 
 ASSUMED = "power assumed"  # behind the name of a device of which nothing is known
 

@@ -52,15 +52,8 @@ class Sampler:
 
     def choose(self, logits: Tensor) -> Tensor:
         """Return one token id a row, [B], for logits [B, V]."""
-        if self.settings["decoding"] == "greedy":
-            return logits.argmax(dim=-1)
-        probabilities, tokens = nucleus(
-            logits, self.settings["temperature"], self.settings["top_k"], self.settings["top_p"]
-        )
-        cumulative = probabilities.cumsum(dim=-1)
-        draws = self._draw(logits.device).unsqueeze(1)
-        picked = (cumulative < draws * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
-        return tokens.gather(1, picked).squeeze(1)
+        sampled = self.settings["decoding"] == "sampled"
+        return chosen_tokens(logits, self._draw(logits.device) if sampled else None, self.settings)
 
     def keep(self, places: Sequence[int]) -> None:
         """Drop all rows but these, which go on with their own draws, in this order."""
@@ -71,10 +64,34 @@ class Sampler:
         # In blocks: a call of the generator costs more than its numbers, and these are the same either way.
         step = self._steps % _DRAWN_AHEAD
         if step == 0:
-            blocks = [torch.rand(_DRAWN_AHEAD, generator=g, dtype=torch.float64) for g in self.generators]
+            blocks = [drawn(g, _DRAWN_AHEAD) for g in self.generators]
             self._ahead = torch.stack(blocks).to(device)
         self._steps += 1
         return self._ahead[:, step]
+
+
+def drawn(generator: torch.Generator, count: int) -> Tensor:
+    """Return the next uniform numbers of a text's generator, in float64: the same however many are drawn at once."""
+    return torch.rand(count, generator=generator, dtype=torch.float64)
+
+
+def chosen_tokens(logits: Tensor, draws: Tensor | None, settings: dict[str, Any]) -> Tensor:
+    """Choose one token a row.
+
+    Args:
+        logits: [B, V].
+        draws: A uniform number a row, [B], of float64; greedy decoding reads none.
+        settings: Section ``generation``.
+
+    Returns:
+        Token ids, [B].
+    """
+    if settings["decoding"] == "greedy":
+        return logits.argmax(dim=-1)
+    probabilities, tokens = nucleus(logits, settings["temperature"], settings["top_k"], settings["top_p"])
+    cumulative = _running_sum(probabilities)
+    picked = (cumulative < draws.unsqueeze(1) * cumulative[:, -1:]).sum(dim=-1, keepdim=True)
+    return tokens.gather(1, picked).squeeze(1)
 
 
 def nucleus(logits: Tensor, temperature: float, top_k: int, top_p: float) -> tuple[Tensor, Tensor]:
@@ -90,12 +107,14 @@ def nucleus(logits: Tensor, temperature: float, top_k: int, top_p: float) -> tup
         Probabilities (float64) in falling order, zero where filtered (not renormalised), and the token ids they
         belong to.
     """
-    if 0 < top_k < logits.shape[-1]:
-        logits, tokens = _largest(logits, top_k)
-    else:
+    if not 0 < top_k < logits.shape[-1]:
         logits, tokens = logits.sort(dim=-1, descending=True, stable=True)
+    elif logits.is_cuda:
+        logits, tokens = _largest_by_key(logits, top_k)
+    else:
+        logits, tokens = _largest(logits, top_k)
     probabilities = (logits.double() / temperature).softmax(dim=-1)
-    before = probabilities.cumsum(dim=-1) - probabilities
+    before = _running_sum(probabilities) - probabilities
     return probabilities.masked_fill(before >= top_p, 0.0), tokens
 
 
@@ -107,6 +126,29 @@ def _largest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         ordered = logits[tied].sort(dim=-1, descending=True, stable=True)
         values[tied], tokens[tied] = (side[:, : count + 1] for side in ordered)
     return values[:, :count], tokens[:, :count]
+
+
+def _largest_by_key(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the same without asking whether any are equal, which a GPU would have to be waited for.
+
+    Keys are the bits of the logits, ordered as these are, then the falling token id: no two are equal.
+    """
+    bits = (logits + 0.0).view(torch.int32).long()  # no zero is negative
+    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+    places = torch.arange(logits.shape[-1] - 1, -1, -1, device=logits.device)
+    tokens = logits.shape[-1] - 1 - ((ordered << 32) | places).topk(count, dim=-1).values.bitwise_and(0xFFFFFFFF)
+    return logits.gather(1, tokens), tokens
+
+
+def _running_sum(values: Tensor) -> Tensor:
+    """Add up along rows: on a GPU in an order that does not depend on how many rows there are, as its own does."""
+    if not values.is_cuda:
+        return values.cumsum(dim=-1)
+    shift = 1
+    while shift < values.shape[-1]:
+        values = values + F.pad(values[:, :-shift], (shift, 0))
+        shift *= 2
+    return values
 
 
 class _Reader:

@@ -87,6 +87,8 @@ class Injector:
         adapted, rows, positions, _ = self._active
         rows, positions = rows.to(hidden.device), positions.to(hidden.device)
         values = adapted.to(hidden.device, hidden.dtype)
+        if accumulate and not torch.is_grad_enabled():  # no place comes twice; to add them up, a GPU sorts them first
+            values, accumulate = hidden[rows, positions] + values, False
         return hidden.index_put((rows, positions), values, accumulate=accumulate)
 
     def _replace_rows(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ reserved tokens are no part of them: as with a downloaded model, they are new.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +19,17 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
-from xrec_repro.checkpoint import Checkpoint
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.examples import Example
 from xrec_repro.explainer.prompts import EXPLAIN_POS, ITEM_EMBED, RESERVED_TOKENS, USER_EMBED, prompt_text, spelled
 from xrec_repro.identity import digest_json
-from xrec_repro.interrupt import stoppable
 from xrec_repro.io import names_full_disk
-from xrec_repro.progress import track
 from xrec_repro.seeding import derive_seed, numpy_rng
 from xrec_repro.special_tokens import speller
+from xrec_repro.training import Plan, Trainee, one_cycle, train
 
 log = logging.getLogger("xrec_repro")
 
@@ -163,6 +164,36 @@ def _llama(settings: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> Llam
     )
 
 
+class Pretraining(Trainee):
+    """A language model and the documents of each example, of which an epoch shows one form."""
+
+    def __init__(self, model: LlamaForCausalLM, documents: Sequence[Sequence[list[int]]]) -> None:
+        self.module, self.documents, self.rows = model, documents, len(documents)
+
+    def batches(self, epoch: int, plan: Plan) -> list[list[list[int]]]:
+        """Return batches of documents of like length, in random order."""
+        shown = [forms[(i + epoch) % len(forms)] for i, forms in enumerate(self.documents)]
+        rng, size = numpy_rng(plan.seed, f"{plan.name} order", epoch), plan.batch_size
+        shuffled = rng.permutation(len(shown)).tolist()
+        # Sorting within pools of batches keeps padding low and the order random.
+        pool = 50 * size
+        batches = []
+        for start in range(0, len(shuffled), pool):
+            part = sorted((shown[i] for i in shuffled[start : start + pool]), key=len)
+            batches += [part[i : i + size] for i in range(0, len(part), size)]
+        return [batches[index] for index in rng.permutation(len(batches))]
+
+    def loss(self, batch: Sequence[list[int]]) -> Tensor:
+        """Return the mean negative log-likelihood of the batch's tokens."""
+        ids, targets = (
+            pad_sequence([torch.tensor(row) for row in batch], batch_first=True, padding_value=value)
+            for value in (0, -100)
+        )
+        # Padding stands on the right and attention looks left, so no mask is needed: only its loss is left out.
+        logits = self.module(input_ids=ids).logits[:, :-1]
+        return F.cross_entropy(logits.flatten(0, 1), targets[:, 1:].flatten(), ignore_index=-100)
+
+
 def _train(
     model: LlamaForCausalLM,
     documents: Sequence[Sequence[list[int]]],
@@ -170,70 +201,24 @@ def _train(
     checkpoint: Path,
     identity: str,
 ) -> list[float]:
-    steps = _steps(documents, settings)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"], weight_decay=0.01, fused=True)
-    # With a warm-up of one step, which has no length, the schedule divides by zero.
-    warm_up = min(0.1, 100 / len(steps)) if len(steps) != 10 else 0.0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings["learning_rate"], total_steps=len(steps), pct_start=warm_up
+    """Train; return the mean loss per token of each epoch."""
+    plan = Plan(
+        name="pretraining",
+        rate_key="llm.scratch.learning_rate",
+        seed=settings["seed"],
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        optimizer=partial(torch.optim.AdamW, lr=settings["learning_rate"], weight_decay=0.01, fused=True),
+        schedule=partial(one_cycle, warm_up=100),
+        clip=1.0,
+        checkpoint=checkpoint,
+        identity=identity,
+        save_every=CHECKPOINT_EVERY,
     )
-    state = Checkpoint(checkpoint, identity, dict(model.named_parameters()), optimizer)
-    progress = {"done": 0, "totals": [[0.0, 0] for _ in range(settings["epochs"])], "schedule": schedule.state_dict()}
-    if kept := state.restore():
-        log.info("resumed pretraining after step %d", kept["done"])
-        progress = kept
-        schedule.load_state_dict(kept["schedule"])
-    model.train()
-    with stoppable() as stop_requested:
-        for epoch, rows in track(steps[progress["done"] :], "pretraining"):
-            loss, tokens = _loss(model, rows)
-            if not torch.isfinite(loss):
-                raise ModelError("pretraining: the loss is not finite; lower llm.scratch.learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            progress["totals"][epoch][0] += loss.item() * tokens
-            progress["totals"][epoch][1] += tokens
-            progress |= {"done": progress["done"] + 1, "schedule": schedule.state_dict()}
-            done = f"{progress['done']} of {len(steps)} steps of pretraining are"
-            state.keep(progress, progress["done"] % CHECKPOINT_EVERY == 0, stop_requested(), done)
-    return [total / count for total, count in progress["totals"]]
-
-
-def _steps(documents: Sequence[Sequence[list[int]]], settings: dict[str, Any]) -> list[tuple[int, list[list[int]]]]:
-    """List the batches of all epochs with the number of their epoch."""
-    steps = []
-    for epoch in range(settings["epochs"]):
-        shown = [forms[(i + epoch) % len(forms)] for i, forms in enumerate(documents)]
-        steps += [(epoch, [shown[i] for i in batch]) for batch in _batches(shown, settings, epoch)]
-    return steps
-
-
-def _batches(documents: Sequence[list[int]], settings: dict[str, Any], epoch: int) -> Iterator[list[int]]:
-    """Yield index batches of documents of like length, in random order."""
-    rng = numpy_rng(settings["seed"], "pretraining order", epoch)
-    size = settings["batch_size"]
-    shuffled = rng.permutation(len(documents)).tolist()
-    # Sorting within pools of batches keeps padding low and the order random.
-    pool = 50 * size
-    batches = []
-    for start in range(0, len(shuffled), pool):
-        part = sorted(shuffled[start : start + pool], key=lambda i: len(documents[i]))
-        batches += [part[i : i + size] for i in range(0, len(part), size)]
-    for index in rng.permutation(len(batches)):
-        yield batches[index]
-
-
-def _loss(model: LlamaForCausalLM, rows: Sequence[list[int]]) -> tuple[Tensor, int]:
-    length = max(map(len, rows))
-    ids = torch.zeros(len(rows), length, dtype=torch.long)
-    real = torch.zeros(len(rows), length, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], real[i, : len(row)] = torch.tensor(row), True
-    # Padding stands on the right and attention looks left, so no mask is needed: only its loss is left out.
-    logits = model(input_ids=ids).logits[:, :-1]
-    targets = ids[:, 1:].masked_fill(~real[:, 1:], -100)
-    loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
-    return loss, int(real[:, 1:].sum())
+    trainee = Pretraining(model, documents)
+    losses, means = iter(train(trainee, plan).curve), []
+    for epoch in range(plan.epochs):
+        tokens = [sum(map(len, batch)) - len(batch) for batch in trainee.batches(epoch, plan)]
+        taken = zip(tokens, islice(losses, len(tokens)), strict=True)
+        means.append(sum(count * loss for count, (loss,) in taken) / sum(tokens))
+    return means

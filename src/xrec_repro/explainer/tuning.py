@@ -1,10 +1,8 @@
 """Instruction tuning: the adapters learn through a frozen language model (XRec, section 3.4)."""
 
-import logging
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from xrec_repro.checkpoint import Checkpoint
-from xrec_repro.errors import DataError, ModelError
+from xrec_repro.errors import DataError
 from xrec_repro.examples import Example
 from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 from xrec_repro.identity import digest_json, significant
-from xrec_repro.interrupt import stoppable
-from xrec_repro.progress import track
-from xrec_repro.seeding import derive_seed, numpy_rng
-
-log = logging.getLogger("xrec_repro")
+from xrec_repro.training import Plan, Trainee, train
 
 
 def example_losses(
@@ -111,6 +104,20 @@ def held_out_losses(explainer: Explainer, examples: Sequence[Example], batch_siz
     return losses
 
 
+class Adapters(Trainee):
+    """The adapters of an explainer, whose language model takes no gradient."""
+
+    def __init__(self, explainer: Explainer, examples: Sequence[Example]) -> None:
+        self.explainer, self.examples = explainer, examples
+        self.module, self.rows = explainer.adapters, len(examples)
+        self.encoded = [explainer.encoder.train(example) for example in examples]
+
+    def gradients(self, batch: Sequence[int], at_once: int | None) -> Tensor:
+        """Add a batch's gradients (`add_gradients`)."""
+        rows = [self.examples[row] for row in batch], [self.encoded[row] for row in batch]
+        return add_gradients(self.explainer, *rows, at_once)
+
+
 def tune(
     explainer: Explainer,
     examples: Sequence[Example],
@@ -121,9 +128,6 @@ def tune(
     after_step: Callable[[int], None] = lambda step: None,
 ) -> list[list[float]]:
     """Tune the adapters in place with Adam on the mean of the examples' losses (`add_gradients`).
-
-    Each step draws its dropout and gate noise from a seed of its own, so that a resumed run needs no generator state
-    and ends in the same bytes as an undisturbed one.
 
     Args:
         explainer: Its adapters are trained; the language model takes no gradient.
@@ -146,86 +150,23 @@ def tune(
     """
     if not examples:
         raise DataError("tuning: the train split has no examples with texts; check split.ratios and split.max_texts")
-    encoded = [explainer.encoder.train(example) for example in examples]
-    parameters = {name: p for name, p in explainer.adapters.named_parameters() if p.requires_grad}
-    optimizer = torch.optim.Adam(parameters.values(), lr=settings["learning_rate"])
+    trainee = Adapters(explainer, examples)
     dtype = str(next(explainer.llm.model.parameters()).dtype).removeprefix("torch.")
     decisive = significant({"tuning": settings, "llm": {"dtype": dtype}})
-    identity = digest_json([fingerprint, decisive, seed, [row.ids for row in encoded]])
-    state = Checkpoint(checkpoint, identity, parameters, optimizer)
-    losses = state.restore() or []
-    if losses:
-        log.info("resumed tuning after step %d", len(losses))
-    batches = _batches(len(examples), settings, seed)
-    stopping = EarlyStopping(settings["early_stopping"], len(examples))
-    explainer.adapters.train()
-    if stopping.after(losses):
-        batches = batches[: len(losses)]
+    plan = Plan(
+        name="tuning",
+        rate_key="tuning.learning_rate",
+        seed=seed,
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        optimizer=partial(torch.optim.Adam, lr=settings["learning_rate"]),
+        at_once=settings["micro_batch_size"],
+        early_stopping=settings["early_stopping"],
+        checkpoint=checkpoint,
+        identity=digest_json([fingerprint, decisive, seed, [row.ids for row in trainee.encoded]]),
+        save_every=settings["checkpoint_every"],
+        after_step=after_step,
+    )
     recomputing = settings["activation_checkpointing"]
-    bounded = activation_checkpointing(explainer.llm.model, explainer.injector) if recomputing else nullcontext()
-    with bounded, stoppable() as stop_requested:
-        for step in track(range(len(losses), len(batches)), "tuning"):
-            torch.manual_seed(derive_seed(seed, "tuning step", step))
-            rows = batches[step]
-            optimizer.zero_grad(set_to_none=True)
-            per_example = add_gradients(
-                explainer, [examples[i] for i in rows], [encoded[i] for i in rows], settings["micro_batch_size"]
-            )
-            _step(optimizer, per_example.mean(), step)
-            losses.append(per_example.tolist())
-            over = stopping.after(losses[-1:]) or len(losses) == len(batches)
-            due = over or len(losses) % settings["checkpoint_every"] == 0
-            state.keep(losses, due, stop_requested(), f"{len(losses)} of {len(batches)} steps of tuning are")
-            after_step(len(losses))
-            if over:
-                break
-    explainer.adapters.eval()
-    return losses
-
-
-def _step(optimizer: torch.optim.Optimizer, loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise ModelError(f"tuning: the loss of step {step + 1} is {loss.item()}; lower tuning.learning_rate")
-    optimizer.step()
-
-
-class EarlyStopping:
-    """The study's rule (section 3.6): stop when the average train loss no longer improves.
-
-    The average is over the last `window` examples. The rule wakes after `start` · N examples and stops once the
-    average has not fallen below its best since then for `patience` · N examples. Its state is a function of the
-    losses so far, so that a resumed run goes on exactly.
-
-    Args:
-        settings: ``start`` and ``patience`` (shares of N) and ``window`` (examples), or None for never.
-        count: N, the number of train examples.
-    """
-
-    def __init__(self, settings: dict[str, Any] | None, count: int) -> None:
-        self.settings, self.count = settings, count
-        self._recent: deque[float] = deque(maxlen=settings["window"] if settings else 1)
-        self._seen, self._best, self._best_at = 0, math.inf, 0
-
-    def after(self, steps: Sequence[Sequence[float]]) -> bool:
-        """Take in the losses of further steps; return whether tuning ends after them."""
-        if self.settings is None:
-            return False
-        for loss in (loss for step in steps for loss in step):
-            self._seen += 1
-            self._recent.append(loss)
-            if self._seen <= self.settings["start"] * self.count or len(self._recent) < self.settings["window"]:
-                self._best_at = self._seen
-                continue
-            average = sum(self._recent) / len(self._recent)
-            if average < self._best:
-                self._best, self._best_at = average, self._seen
-        return self._seen - self._best_at >= self.settings["patience"] * self.count
-
-
-def _batches(count: int, settings: dict[str, Any], seed: int) -> list[list[int]]:
-    size = settings["batch_size"]
-    batches = []
-    for epoch in range(settings["epochs"]):
-        order = numpy_rng(seed, "tuning order", epoch).permutation(count).tolist()
-        batches += [order[start : start + size] for start in range(0, count, size)]
-    return batches
+    with activation_checkpointing(explainer.llm.model, explainer.injector) if recomputing else nullcontext():
+        return train(trainee, plan).curve

@@ -5,7 +5,7 @@ subset, the batches, the shards, their order, and what happens after a kill. The
 is parsed, so heavy imports stand inside the functions that need them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -35,7 +35,8 @@ class Run:
         domain: ``book`` or ``business``.
         sections: Section of the configuration -> settings, of those in `Method.sections`.
         inputs: Files and folders by name: what `Method.needs` and `Method.files` asked for, as far as there is one.
-        checkpoint: Where `Method.fit` may keep an unfinished training; it goes when all is done.
+        checkpoint: Where `Method.fit` may keep an unfinished training (of several in a row, the others in files whose
+            names begin so); it goes when all is done.
         identity: Digest of all that the result depends on: a checkpoint of another one must not be resumed.
     """
 
@@ -91,7 +92,8 @@ class Method:
         Settings: The class of its own settings.
         needs: What it is given, of `NEEDS`.
         sections: Sections of the configuration that it reads and that an experiment may change for it.
-        files: Names of those of its settings that are paths of the user's files.
+        files: Names of those of its settings that are paths of the user's files. A name without a folder is one of the
+            release, where the data set is one: then `Run.inputs` has its ``folder``.
         predicts: What it gives beside texts: ``ratings`` (`Written.rating`), which the metrics of ratings then score.
         gpu: Whether it gains from a GPU.
         trained: Whether it has something to learn, …
@@ -114,7 +116,10 @@ class Method:
         self.settings, self.run = settings, run
 
     def fit(self, examples: "Sequence[Example]") -> Fitted:
-        """Learn from the examples of split train; those of val may decide when to stop."""
+        """Learn from the examples of split train; those of val may decide when to stop.
+
+        What learns step by step is best a `xrec_repro.training.Trainee`: its loop goes on after a kill, and stops.
+        """
         raise NotImplementedError
 
     def load(self, fitted: Fitted | None) -> None:
@@ -132,8 +137,16 @@ class Method:
         """Explain a batch, one text an example."""
         raise NotImplementedError
 
-    def stream(self, batches: "Sequence[Sequence[Example]]") -> "Iterator[list[tuple[Example, Written]]]":
-        """Explain batches one after the other; a method that does better with all of them at hand overrides this."""
+    def stream(
+        self, batches: "Sequence[Sequence[Example]]", done: Collection[str] = ()
+    ) -> "Iterator[list[tuple[Example, Written]]]":
+        """Explain batches one after the other; a method that does better with all of them at hand overrides this.
+
+        Args:
+            batches: Those in which something is left to do, whole.
+            done: Ids of the examples that were explained before a kill; a method whose texts depend on no batch may
+                leave them out.
+        """
         for batch in batches:
             written = list(self.write(batch))
             if len(written) != len(batch):

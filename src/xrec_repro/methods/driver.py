@@ -63,8 +63,9 @@ def fit(method: Method, examples: Sequence[Example], folder: Path) -> dict[str, 
     _check_needs(method, seen)
     fitted = method.fit(seen)
     save_fitted(folder, fitted)
-    if method.run.checkpoint:
-        method.run.checkpoint.unlink(missing_ok=True)
+    if kept := method.run.checkpoint:
+        for path in kept.parent.glob(f"{kept.name}*"):
+            path.unlink()
     return dict(fitted.report)
 
 
@@ -163,7 +164,7 @@ def write_explanations(
         log.info("resumed generation after %d examples", len(done))
     waiting = [batch for batch in batches if any(example.example_id not in done for example in batch)]
     with stoppable() as stop_requested, kept:
-        for found in track(method.stream(waiting), "generation", len(waiting)):
+        for found in track(method.stream(waiting, frozenset(done)), "generation", len(waiting)):
             rows = [_row(example, written) for example, written in found]
             kept.add(rows)
             done |= {row["example_id"]: row for row in rows}

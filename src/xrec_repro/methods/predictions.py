@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xrec_repro.errors import DataError
@@ -44,26 +45,32 @@ class Predictions(Method):
         """
         from xrec_repro.text_files import read_ids, read_texts
 
-        file = self.run.inputs["file"]
+        file = self._path("file")
         texts, ids = read_texts(file, "prediction"), read_ids(file)
-        if "references" in self.run.inputs:
+        if self.settings.references is not None:
             found = self._with_references(examples, len(texts))
         else:
             found = list(examples)
             self._check(found, ids, len(texts))
-        order = [example.example_id for example in found] if ids is None or "references" in self.run.inputs else ids
+        order = (
+            [example.example_id for example in found] if ids is None or self.settings.references is not None else ids
+        )
         self._texts = dict(zip(order, texts, strict=True))
         return found
+
+    def _path(self, name: str) -> Path:
+        """Return a file of the user's own, or of the release."""
+        return self.run.inputs.get(name) or Path(self.run.inputs["folder"]) / getattr(self.settings, name)
 
     def _with_references(self, examples: "Sequence[Example]", count: int) -> "list[Example]":
         from xrec_repro.examples import Example
         from xrec_repro.text_files import read_texts
 
-        path = self.run.inputs["references"]
+        path = self._path("references")
         references = read_texts(path, "reference")
         if len(references) != count:
             raise DataError(
-                f"{path} has {len(references)} texts, {self.run.inputs['file']} has {count}; give one reference a text"
+                f"{path} has {len(references)} texts, {self._path('file')} has {count}; give one reference a text"
             )
         once = {text for text, times in Counter(references).items() if times == 1}
         shared = Counter(example.reference for example in examples)
@@ -75,7 +82,7 @@ class Predictions(Method):
         ]
 
     def _check(self, examples: "Sequence[Example]", ids: Sequence[str] | None, count: int) -> None:
-        file, wanted = self.run.inputs["file"], [example.example_id for example in examples]
+        file, wanted = self._path("file"), [example.example_id for example in examples]
         if ids is None:
             if count != len(wanted):
                 raise DataError(

@@ -12,6 +12,7 @@ from xrec_repro.explainer.llm import weights_digest
 from xrec_repro.explainer.tuning import held_out_losses, tune
 from xrec_repro.methods.base import Fitted
 from xrec_repro.methods.xrec import XRec
+from xrec_repro.training import curve_rows
 
 KEPT = ("prompt", "injection", "embeddings", "adapter", "tuning")
 
@@ -31,8 +32,7 @@ class Fitting(XRec):
         train = [e for e in examples if e.split == "train"][: tuning["max_examples"]]
         frozen = weights_digest(explainer.llm.model)
         steps = tune(explainer, train, tuning, self.run.seed, self.run.checkpoint, self.run.identity)
-        losses = [float(np.mean(step)) for step in steps]
-        seen = np.cumsum([len(step) for step in steps]).tolist()
+        curve = curve_rows(steps)
         unchanged = weights_digest(explainer.llm.model) == frozen
         validation = held_out_losses(explainer, [e for e in examples if e.split == "val"], tuning["batch_size"])
         kept = {"domain": self.run.domain} | {key: self.run.sections[key] for key in KEPT} | {"seed": self.run.seed}
@@ -41,16 +41,12 @@ class Fitting(XRec):
         cut = {"cut_prompts": len(explainer.encoder.cut)} if explainer.encoder.cut else {}
         report = cut | {
             "train_examples": len(train),
-            "steps": len(losses),
-            "stopped_early": seen[-1] < len(train) * tuning["epochs"],
-            "last_losses_mean": float(np.mean(losses[-50:])),
+            "steps": len(curve),
+            "stopped_early": curve[-1]["examples"] < len(train) * tuning["epochs"],
+            "last_losses_mean": float(np.mean([row["loss"] for row in curve[-50:]])),
             "validation_loss": float(np.mean(validation)) if validation else None,
             "language_model_unchanged": unchanged,
         }
-        curve = [
-            {"step": step, "examples": count, "loss": loss}
-            for step, (count, loss) in enumerate(zip(seen, losses, strict=True), start=1)
-        ]
         return Fitted(tensors=tensors, facts=facts, curve=curve, report=report)
 
 

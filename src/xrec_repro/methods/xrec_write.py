@@ -1,13 +1,14 @@
 """Explanations by XRec: exact batches through the frozen language model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from xrec_repro.examples import Example
 from xrec_repro.explainer.assemble import tuned_explainer, untuned_explainer
 from xrec_repro.explainer.explainer import Explainer
-from xrec_repro.explainer.generation import explain_batch
+from xrec_repro.explainer.generation import explain_batch, explain_in_slots
 from xrec_repro.explainer.prompts import Encoded
+from xrec_repro.lm.slots import in_slots
 from xrec_repro.methods.base import Fitted, Run, Settings, Written
 from xrec_repro.methods.xrec import XRec
 
@@ -49,6 +50,17 @@ class Writing(XRec):
         """Explain a batch exactly: no text depends on the others."""
         encoded = [self._encoded[e.example_id] for e in batch] if self._encoded else None
         return explain_batch(self.explainer, batch, self.run.sections["generation"], self.run.seed, encoded)
+
+    def stream(
+        self, batches: Sequence[Sequence[Example]], done: Collection[str] = ()
+    ) -> Iterator[list[tuple[Example, Written]]]:
+        """Explain all batches, in slots where batches cannot keep their texts apart (`xrec_repro.lm.slots`)."""
+        generation = self.run.sections["generation"]
+        if not batches or not in_slots(self.explainer, generation, list(self._encoded.values())):
+            yield from super().stream(batches)
+            return
+        waiting = [example for batch in batches for example in batch if example.example_id not in done]
+        yield from explain_in_slots(self.explainer, waiting, generation, self.run.seed, self._encoded)
 
     def report(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return how many prompts were cut, if any."""

@@ -35,7 +35,8 @@ class Block:
         rows: Their rows, ascending.
         columns: Column name -> float64 array of shape ``(rows,)``; NaN where a pair could not be scored.
         counts: As in `Scores`, of these pairs.
-        found: What of the signature only the scoring told (`Metric.scored`).
+        found: What of the signature only the scoring told (`Scored`).
+        replies: As in `Scores`, of these pairs; JSON types.
     """
 
     number: int
@@ -43,6 +44,7 @@ class Block:
     columns: dict[str, np.ndarray]
     counts: Mapping[str, float]
     found: Mapping[str, Any] = field(default_factory=dict)
+    replies: Mapping[str, list[Any]] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return it in JSON types, null for NaN."""
@@ -50,7 +52,7 @@ class Block:
             name: [None if math.isnan(value) else value for value in values.tolist()]
             for name, values in self.columns.items()
         }
-        return {**vars(self), "columns": columns, "counts": dict(self.counts), "found": dict(self.found)}
+        return {**vars(self), "columns": columns}
 
     @classmethod
     def of_json(cls, kept: Mapping[str, Any]) -> "Block":
@@ -91,9 +93,9 @@ def score_blocks(
         for number, rows in numbered:
             if number in blocks:
                 continue
-            columns, counts, told = metric.scored([predictions[i] for i in rows], [references[i] for i in rows])
-            columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
-            blocks[number] = Block(number, rows, columns, counts, told)
+            scored = metric.scored([predictions[i] for i in rows], [references[i] for i in rows])
+            columns = {name: np.asarray(values, dtype=np.float64) for name, values in scored.columns.items()}
+            blocks[number] = Block(number, rows, columns, scored.counts, scored.found, scored.replies)
             if kept:
                 kept.add([blocks[number].as_json()])
             if stop_requested():
@@ -102,10 +104,10 @@ def score_blocks(
 
 
 def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:
-    """Join all blocks of a corpus, in whatever order they come.
+    """Join all blocks of a corpus, in whatever order they come; `check_scored` tells whether there is any score.
 
     Raises:
-        DataError: Not one pair could be scored, or different models answered.
+        DataError: Different models answered.
     """
     blocks = sorted(blocks, key=lambda block: block.number)
     found = next((block.found for block in blocks if any(block.found.values())), blocks[0].found)
@@ -117,13 +119,32 @@ def join_blocks(blocks: Iterable[Block], signature: str, pairs: int) -> Scores:
                     "scores of two models do not mix: name the model exactly and score all shards again"
                 )
     columns = {name: np.full(pairs, np.nan) for name in blocks[0].columns}
+    replies: dict[str, list[Any]] = {name: [None] * pairs for name in blocks[0].replies}
     for block in blocks:
         for name, values in block.columns.items():
             columns[name][block.rows] = values
-    for name, values in columns.items():
-        if np.isnan(values).all():
-            raise DataError(f"{name}: not one of {pairs} examples could be scored; look at a few of the texts")
-    return Scores(columns, with_found(signature, found), counts=_join_counts(blocks))
+        for name, kept in block.replies.items():
+            for row, value in zip(block.rows, kept, strict=True):
+                replies[name][row] = value
+    return Scores(columns, with_found(signature, found), counts=_join_counts(blocks), replies=replies)
+
+
+def check_scored(scores: Scores, place: str) -> None:
+    """Check that a judge scored an example, and log how many it did not.
+
+    Args:
+        scores: Of `join_blocks`.
+        place: Where its replies are, for people to look at.
+
+    Raises:
+        DataError: It scored none.
+    """
+    for name, values in scores.columns.items():
+        missing = int(np.isnan(values).sum())
+        if missing == len(values):
+            raise DataError(f"{name}: not one of {missing} examples could be scored; look at a few replies: {place}")
+        if missing:
+            log.warning("%s: %d of %d examples have no score; the replies: %s", name, missing, len(values), place)
 
 
 def _join_counts(blocks: Iterable[Block]) -> dict[str, float]:

@@ -2,14 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from xrec_repro.metrics._batches import count_empty, warn_of
-from xrec_repro.metrics.base import Features, Metric
+from xrec_repro.metrics.base import Features, Metric, Scored
 
 # Cut off a word, as the published codes clean texts: endings of contractions, and punctuation.
 _APART = re.compile(r"('(?:s|m|ve|re|d|ll)|n't)(?!\w)|([(),.!?:;\"])")
@@ -27,14 +25,12 @@ class FeatureMetric(Metric):
         """Return the definition's parts; `v` rises when the definition changes."""
         return {"tokens": "words", "v": "1"}
 
-    def scored(
-        self, predictions: Sequence[str], references: Sequence[str], features: Features
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], Mapping[str, Any]]:
+    def scored(self, predictions: Sequence[str], references: Sequence[str], features: Features) -> Scored:
         """Return `_columns`, and for the signature how many features there are."""
         columns, counts = self._columns(predictions, references, features)
         empty = count_empty(predictions)
         warn_of(empty, self.name, "name no feature")
-        return columns, empty | counts, {"features": len(features.known)}
+        return Scored(columns, empty | counts, {"features": len(features.known)})
 
 
 def named(text: str, features: Features) -> frozenset[str]:

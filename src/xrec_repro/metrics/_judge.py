@@ -10,9 +10,11 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from xrec_repro.data.text import encodable
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import digest_json
 from xrec_repro.profiles.replies import Completion, Messages, objects, value_of, without_thoughts
@@ -107,7 +109,7 @@ def _only_number(reply: str, truncated: bool) -> float | None:
 
 def judge(
     predictions: Sequence[str], references: Sequence[str], ask: Ask, attempts: int, name: str
-) -> tuple[np.ndarray, dict[str, float]]:
+) -> tuple[np.ndarray, dict[str, float], dict[str, list[Any]]]:
     """Have every pair scored, each different pair once.
 
     A reply without a score is answered by `REMINDER` in the same conversation, which makes every attempt another
@@ -123,7 +125,7 @@ def judge(
     Returns:
         float64 array of shape ``(pairs,)`` with NaN where there is no score, and the number of pairs asked more than
         once (``retried``), of those whose last reply held no score (``unparsable``), and, if there are any, of those
-        that `ask` left out (``too_long``).
+        that `ask` left out (``too_long``). Third the last replies, as `Scores.replies`.
     """
     rows: dict[tuple[str, str], list[int]] = {}
     for row, pair in enumerate(zip(predictions, references, strict=True)):
@@ -131,6 +133,8 @@ def judge(
     equal = {places[0]: places for places in rows.values()}
     values = np.full(len(predictions), np.nan)
     counts = {"retried": 0, "unparsable": 0}
+    last: dict[str, list[Any]] = {"reply": [None] * len(values), "truncated": [None] * len(values)}
+    last["asked"] = [0] * len(values)
     pending = {places[0]: question(*pair) for pair, places in rows.items()}
     for attempt in range(attempts):
         if attempt == 1:
@@ -141,6 +145,9 @@ def judge(
         scores = {row: parse_score(reply.text, reply.truncated) for row, reply in replies.items()}
         for row, score in scores.items():
             values[equal[row]] = np.nan if score is None else score
+            for place in equal[row]:
+                last["reply"][place] = encodable(replies[row].text)
+                last["truncated"][place], last["asked"][place] = replies[row].truncated, attempt + 1
         cut = sum(without_thoughts(reply.text, reply.truncated)[1] != "" for reply in replies.values())
         if cut:
             remedy = f"raise metrics.{name}.max_new_tokens, or switch the model's thinking off"
@@ -148,7 +155,7 @@ def judge(
         pending = {row: _ask_again(pending[row], replies[row].text) for row in scores if scores[row] is None}
     counts["unparsable"] = int(np.isnan(values).sum()) - counts.get("too_long", 0)
     warn_missing(name, counts, len(values))
-    return values, counts
+    return values, counts, last
 
 
 def warn_missing(name: str, counts: Mapping[str, float], pairs: int) -> None:

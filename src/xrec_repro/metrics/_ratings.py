@@ -1,12 +1,12 @@
 """What RMSE and MAE share: errors of predicted ratings, in stars."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from xrec_repro.metrics.base import Metric, Ratings
+from xrec_repro.metrics.base import Metric, Ratings, Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,10 @@ class RatingMetric(Metric):
         """Return the definition's parts; `v` rises when the definition changes."""
         return {"clamped": True, "v": "1"}
 
-    def scored(
-        self, predictions: Sequence[str], references: Sequence[str], ratings: Ratings
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], Mapping[str, Any]]:
+    def scored(self, predictions: Sequence[str], references: Sequence[str], ratings: Ratings) -> Scored:
         """Return `_columns`, and for the signature the range to which predictions were clamped."""
         found = self._columns(predictions, references, ratings)
-        return *found, {"range": f"{ratings.low:g}-{ratings.high:g}"}
+        return Scored(*found, {"range": f"{ratings.low:g}-{ratings.high:g}"})
 
 
 def errors(ratings: Ratings) -> tuple[np.ndarray, dict[str, float]]:

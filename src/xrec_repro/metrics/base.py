@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.identity import significant, versions
@@ -48,6 +49,22 @@ _ABSENT = {
 }
 
 
+class Scored(NamedTuple):
+    """What a metric makes of some pairs of texts.
+
+    Attributes:
+        columns: Column name -> values of shape ``(pairs,)``.
+        counts: As in `Scores`.
+        found: What of the signature only the scoring told, such as the model that answered.
+        replies: As in `Scores`.
+    """
+
+    columns: "dict[str, np.ndarray]"
+    counts: dict[str, float]
+    found: Mapping[str, Any] = MappingProxyType({})
+    replies: Mapping[str, list[Any]] = MappingProxyType({})
+
+
 @dataclass(frozen=True)
 class Scores:
     """The scores of one metric.
@@ -59,12 +76,14 @@ class Scores:
         counts: What happened along the way, e.g. ``{"empty_predictions": 2}``, and values of the whole corpus that
             are no mean over examples, e.g. ``{"corpus_bleu_4": 1.7}``; also ``<column>_chance`` and
             ``<column>_reference``, the range in which tables and figures show a column.
+        replies: Of a judge, the columns of `contracts.REPLIES` that tell what it replied, a value an example.
     """
 
     columns: "dict[str, np.ndarray]"
     signature: str
     without_std: frozenset[str] = frozenset()
     counts: Mapping[str, float] = field(default_factory=dict)
+    replies: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,14 +188,14 @@ class Metric(ABC):
         known = {"truth": truths, "rating": ratings, "feature": features}
         more = {need: known[need] for need in _ABSENT if need in self.needs}
         self._check_needs(predictions, more)
-        columns, counts, found = self.scored(predictions, references, *more.values())
+        columns, counts, found, replies = self.scored(predictions, references, *more.values())
         columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
         if columns.keys() != self.columns.keys():
             raise DataError(f"{self.name}: gives {', '.join(columns)}, but states {', '.join(self.columns)}")
         for name, values in columns.items():
             self._check_values(name, values)
         without_std = frozenset(name for name, column in self.columns.items() if column.whole)
-        return Scores(columns, with_found(self.signature, found), without_std, counts)
+        return Scores(columns, with_found(self.signature, found), without_std, counts, replies)
 
     def _check_needs(self, predictions: Sequence[str], more: Mapping[str, Any]) -> None:
         for need, given in more.items():
@@ -212,18 +231,18 @@ class Metric(ABC):
                 f"{self.name}: {name}: not one of {len(values)} examples could be scored; look at a few of the texts"
             )
 
-    def scored(self, *given: Any) -> tuple["dict[str, np.ndarray]", dict[str, float], dict[str, Any]]:
-        """Return `_columns` of texts that have been checked, and what of the signature only the scoring tells.
-
-        The latter is nothing for most metrics; one that asks a server overrides this to name the model that answered.
-        """
-        return *self._columns(*given), {}
+    def scored(self, *given: Any) -> Scored:
+        """Return `_columns` of texts that have been checked."""
+        return Scored(*self._columns(*given))
 
     @abstractmethod
     def _columns(
         self, predictions: Sequence[str], references: Sequence[str], *more: Any
-    ) -> tuple["dict[str, np.ndarray]", dict[str, float]]:
-        """Return the columns, each of shape ``(examples,)``, and counts worth reporting; `more` is what it `needs`."""
+    ) -> tuple["dict[str, np.ndarray]", dict[str, float]] | Scored:
+        """Return the columns, each of shape ``(examples,)``, and counts worth reporting; a judge returns a `Scored`.
+
+        `more` is what it `needs`, beside references.
+        """
 
 
 def with_found(signature: str, found: Mapping[str, Any]) -> str:

@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import numpy as np
-
 from xrec_repro.errors import ModelError
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics._judge import check_setting, judge, protocol_digest
-from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.base import Metric, Scored
 from xrec_repro.metrics.columns import Column
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
 from xrec_repro.profiles.chat_models import ServerModel
@@ -77,27 +75,20 @@ class GptScore(Metric):
         """Return the digest of the prompt, and that it shows no examples."""
         return {"prompt": protocol_digest(), "shots": 0}
 
-    def scored(
-        self, predictions: Sequence[str], references: Sequence[str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float], dict[str, Any]]:
-        """Return column and counts, and what the replies tell of the model.
+    def _columns(self, predictions: Sequence[str], references: Sequence[str]) -> Scored:
+        """Return column, counts, replies, and what these tell of the model.
 
         Under ``answered`` the one that answered, None where the server is silent; under ``not_sent``, if there is any,
         the setting that the server refuses.
         """
         replies = _Replies(self, len(predictions))
-        values, counts = judge(predictions, references, replies.to, self.attempts, self.name)
+        values, counts, last = judge(predictions, references, replies.to, self.attempts, self.name)
         empty = count_empty(predictions, references)
         warn_of(empty, self.name, "judged as they are")
         found = {"answered": replies.answering.name or None}
         if replies.answering.left_out:
             found["not_sent"] = ",".join(sorted(replies.answering.left_out))
-        return {"gptscore": values}, counts | empty, found
-
-    def _columns(
-        self, predictions: Sequence[str], references: Sequence[str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-        return self.scored(predictions, references)[:2]
+        return Scored({self.name: values}, counts | empty, found, last)
 
 
 class _Replies:

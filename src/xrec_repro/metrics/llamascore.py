@@ -29,7 +29,7 @@ from xrec_repro.metrics._models import (
     torch_device,
     torch_dtype,
 )
-from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.base import Metric, Scored
 from xrec_repro.metrics.columns import Column
 from xrec_repro.profiles.chat_models import decode_reply
 from xrec_repro.profiles.replies import Completion, Messages
@@ -151,16 +151,14 @@ class LlamaScore(Metric):
         model = self._load(loader, dtype=torch_dtype(self.dtype, _KEY))
         return model.eval().to(torch_device(self.device))
 
-    def _columns(
-        self, predictions: Sequence[str], references: Sequence[str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    def _columns(self, predictions: Sequence[str], references: Sequence[str]) -> Scored:
         if self.mode == "parse":
-            values, counts = judge(predictions, references, self._reply, self.attempts, self.name)
+            values, counts, replies = judge(predictions, references, self._reply, self.attempts, self.name)
         else:
-            values, counts = self._expect(predictions, references)
+            values, counts, replies = self._expect(predictions, references)
         empty = count_empty(predictions, references)
         warn_of(empty, self.name, "judged as they are")
-        return {self.name: values}, counts | empty
+        return Scored({self.name: values}, counts | empty, {}, replies)
 
     def _reply(self, conversations: Mapping[int, Messages]) -> dict[int, Completion]:
         """Reply to the conversations that fit into the context."""
@@ -171,7 +169,9 @@ class LlamaScore(Metric):
                 replies[row] = Completion(text, truncated=not ended)
         return replies
 
-    def _expect(self, predictions: Sequence[str], references: Sequence[str]) -> tuple[np.ndarray, dict[str, float]]:
+    def _expect(
+        self, predictions: Sequence[str], references: Sequence[str]
+    ) -> tuple[np.ndarray, dict[str, float], dict[str, list[Any]]]:
         numbers = np.arange(LOWEST, HIGHEST + 1)
         tree = TokenTree(self._format.reply_ids([str(number) for number in numbers], apart=self._is_encoder_decoder))
         pairs = list(zip(predictions, references, strict=True))
@@ -192,7 +192,7 @@ class LlamaScore(Metric):
         if read.any():
             counts["number_mass"] = float(mass[read].mean())
         warn_missing(self.name, counts, len(values))
-        return values, counts
+        return values, counts, {"number_mass": [None if np.isnan(part) else part for part in mass.tolist()]}
 
     def _batches(self, conversations: Mapping[int, Messages], room: int) -> Iterator[tuple[list[int], Continuation]]:
         """Yield rows and their prompts for the model to read; those without `room` in the context are left out."""

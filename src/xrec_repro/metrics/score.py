@@ -1,5 +1,6 @@
 """Scoring of files: texts in, one summary out; and the two metric stages of the workflow."""
 
+import csv
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -9,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, TRUTH
+from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, REPLIES, TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, require_file, write_json, write_table, write_text
 from xrec_repro.metrics._batches import problems
-from xrec_repro.metrics._blocks import join_blocks, score_blocks
+from xrec_repro.metrics._blocks import check_scored, join_blocks, score_blocks
 from xrec_repro.metrics._failures import failing
 from xrec_repro.metrics.base import (
     ABSENT,
@@ -52,7 +53,8 @@ def score_files(
         metrics_config: The section ``metrics`` of the configuration.
         device: ``auto`` | ``cpu`` | ``cuda``.
         out: Where the scores of every example go, ``.parquet`` or ``.csv``, unrounded: example_id (the row, from 1)
-            and a column a metric, NaN or empty where there is no score. None writes none.
+            and a column a metric, NaN or empty where there is no score; of a judge also ``<metric>_reply``, or
+            ``<metric>_number_mass`` where it reads probabilities. None writes none.
 
     Returns:
         Column -> mean, std, n, signature, missing, counts (`metrics.base.summary`); of a metric that failed, its name
@@ -78,6 +80,11 @@ def score_files(
     for metric in metrics:
         with failing(metric.name) as failure:
             scores = _score(metric, texts, expected)
+            for name in ("reply", "number_mass"):
+                if name in scores.replies:
+                    column = f"{metric.name}_{name}"
+                    columns[column] = pa.array(scores.replies[name], REPLIES.field(name).type)
+                    check_scored(scores, f"{out}, column {column}" if out else "--out FILE writes them")
             result |= summary(scores)
             columns |= scores.columns
         if failure.reason:
@@ -106,9 +113,10 @@ def _write_examples(path: Path, columns: Mapping[str, Any], count: int) -> None:
     if path.suffix == ".parquet":
         write_scores(path, ids, columns)
         return
-    import pandas as pd
-
-    write_text(path, pd.DataFrame({"example_id": ids, **columns}).to_csv(index=False, lineterminator="\n"))
+    # A reply may hold a bare carriage return, which the writer leaves unquoted by itself and readers take for an end.
+    quoting = csv.QUOTE_NONNUMERIC if any(isinstance(values, pa.Array) for values in columns.values()) else 0
+    table = _table(ids, columns).to_pandas()
+    write_text(path, table.to_csv(index=False, lineterminator="\n", quoting=quoting))
 
 
 def _section(metrics_config: Mapping[str, Mapping[str, Any]], name: str) -> Mapping[str, Any]:
@@ -123,8 +131,9 @@ def score_explanations(
     out_summary_json: str | Path,
     device: str = "auto",
     truth_parquet: str | Path | None = None,
-    examples_parquet: str | Path | None = None,
     kept: Partial | None = None,
+    out_replies_parquet: str | Path | None = None,
+    examples_parquet: str | Path | None = None,
 ) -> Scores:
     """Score one metric for the explanations of an experiment.
 
@@ -140,11 +149,12 @@ def score_explanations(
         out_summary_json: Where column -> mean, std, n, signature, missing, counts goes.
         device: ``auto`` | ``cpu`` | ``cuda``.
         truth_parquet: File of contract `TRUTH`, for metrics that need true reasons.
-        examples_parquet: File of contract `EXAMPLES`, for metrics that need ratings or features.
         kept: Where a judge keeps what it has scored until all is done.
+        out_replies_parquet: Where a judge's replies go, contract `REPLIES`; None for other metrics.
+        examples_parquet: File of contract `EXAMPLES`, for metrics that need ratings or features.
 
     Raises:
-        DataError: The explanations are missing, malformed or none, or a pair has no true reasons.
+        DataError: The explanations are missing, malformed or none, a pair has no true reasons, or a judge scored none.
         ConfigError: The metric or its settings are unknown.
     """
     metric = build_metric(name, metric_settings, device)
@@ -161,9 +171,24 @@ def score_explanations(
         log.warning("%s is left out: %s", name, why)
         _write_reason(columns["example_id"], name, {ABSENT: str(why)}, out_scores_parquet, out_summary_json)
         return Scores({}, metric.signature)
+    if metric.name in JUDGES:
+        write_replies(out_replies_parquet, columns["example_id"], scores)
     write_scores(out_scores_parquet, columns["example_id"], scores.columns)
     write_json(out_summary_json, summary(scores))
     return scores
+
+
+def write_replies(path: str | Path, ids: Sequence[str], scores: Scores) -> None:
+    """Write a judge's replies under the contract `REPLIES`, and check its scores.
+
+    Raises:
+        DataError: It scored none; the file is there for people to see why.
+    """
+    (values,) = scores.columns.values()
+    known = {name: scores.replies.get(name, [None] * len(ids)) for name in REPLIES.names}
+    write_table(path, known | {"example_id": ids, "score": values}, REPLIES)
+    # Without the run, so that the same reason in many experiments is said once.
+    check_scored(scores, "/".join(Path(path).parts[-3:]))
 
 
 def write_failure(
@@ -172,8 +197,11 @@ def write_failure(
     reason: str,
     out_scores_parquet: str | Path,
     out_summary_json: str | Path,
+    out_replies_parquet: str | Path | None = None,
 ) -> None:
-    """Write the two files of a metric that failed: examples without a column, and the reason.
+    """Write the files of a metric that failed: examples without a column, the reason, and no replies of a judge.
+
+    Replies that are there stay: those of a judge that scored none of them.
 
     Raises:
         DataError: The explanations themselves cannot be read, which is no failure of the metric.
@@ -181,6 +209,8 @@ def write_failure(
     log.error("%s has no scores: %s", name, reason)
     ids = read_explanations(explanations_parquet)["example_id"]
     _write_reason(ids, name, {FAILED: reason}, out_scores_parquet, out_summary_json)
+    if out_replies_parquet is not None and not Path(out_replies_parquet).exists():
+        write_table(out_replies_parquet, [], REPLIES)
 
 
 def _write_reason(
@@ -307,11 +337,18 @@ def _check_unique(path: str | Path, ids: Sequence[str]) -> None:
 
 
 def write_scores(path: str | Path, ids: Sequence[str], columns: Mapping[str, Any]) -> None:
-    """Write example_id and float64 columns, NaN where there is no score."""
-    # As a table: from lists, NaN would become null, and a reader would have two kinds of missing.
-    arrays = [pa.array(ids, pa.string()), *(pa.array(values, pa.float64()) for values in columns.values())]
-    schema = _schema(columns)
-    write_table(path, pa.table(arrays, schema=schema), schema)
+    """Write example_id and float64 columns, NaN where there is no score; what is an array already stays as it is."""
+    table = _table(ids, columns)
+    write_table(path, table, table.schema)
+
+
+def _table(ids: Sequence[str], columns: Mapping[str, Any]) -> pa.Table:
+    # Not from lists: NaN would become null, and a reader would have two kinds of missing.
+    arrays = {
+        name: values if isinstance(values, pa.Array) else pa.array(values, pa.float64())
+        for name, values in columns.items()
+    }
+    return pa.table({"example_id": pa.array(ids, pa.string()), **arrays})
 
 
 def _schema(metrics: Any) -> pa.Schema:

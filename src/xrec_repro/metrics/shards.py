@@ -5,14 +5,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_json
 from xrec_repro.metrics._blocks import Block, join_blocks, score_blocks
 from xrec_repro.metrics.base import FAILED, summary
 from xrec_repro.metrics.registry import build_metric
-from xrec_repro.metrics.score import read_explanations, write_scores
+from xrec_repro.metrics.score import read_explanations, write_replies, write_scores
 from xrec_repro.partial import Partial
 from xrec_repro.shards import Shard
 
@@ -59,6 +57,7 @@ def gather_scores(
     parts: Sequence[str | Path],
     out_scores_parquet: str | Path,
     out_summary_json: str | Path,
+    out_replies_parquet: str | Path,
 ) -> None:
     """Join the shards of a judge's scores into the files that a single job would have written.
 
@@ -67,9 +66,10 @@ def gather_scores(
         parts: Files of `score_shard`, all shards of one count.
         out_scores_parquet: See `score_explanations`.
         out_summary_json: Likewise.
+        out_replies_parquet: Likewise.
 
     Raises:
-        DataError: The parts were scored in different ways, have not each example once, or failed.
+        DataError: The parts were scored in different ways, have not each example once, scored none, or failed.
     """
     ids = read_explanations(explanations_parquet)["example_id"]
     rows, contents = {example: row for row, example in enumerate(ids)}, [read_json(part) for part in parts]
@@ -84,11 +84,11 @@ def gather_scores(
                 example = min(set(block["examples"]) - missing)
                 raise DataError(f"{part}: example {example} is in another shard too, or unknown; score all again")
             missing.difference_update(block["examples"])
-            columns = {name: np.array(values, dtype=np.float64) for name, values in block["columns"].items()}
-            places = [rows[example] for example in block["examples"]]
-            blocks.append(Block(block["number"], places, columns, block["counts"], block["found"]))
+            places = [rows[example] for example in block.pop("examples")]
+            blocks.append(Block.of_json(block | {"rows": places}))
     if missing:
         raise DataError(f"{out_scores_parquet}: no shard has example {min(missing)}; score all shards again")
     scores = join_blocks(blocks, contents[0]["signature"], len(ids))
+    write_replies(out_replies_parquet, ids, scores)
     write_scores(out_scores_parquet, ids, scores.columns)
     write_json(out_summary_json, summary(scores))

@@ -14,13 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.kinds import LABELS, warnings
 from xrec_repro.metrics.columns import stated_column
-from xrec_repro.paper.comparable import Comparable, apart
-from xrec_repro.paper.kinds import LABELS, warnings
-from xrec_repro.paper.published import PublishedScores, study_name
 from xrec_repro.paper.rows import STD, TENTH, metric_of, ranges
 from xrec_repro.paper.style import RANGE, Look, drawing, footnote, legend_columns, line, look, metric_label, save
+from xrec_repro.published import PublishedScores, study_name
+from xrec_repro.scores import place_of, refuse_repeats
 
 _GAP = 0.8  # between data sets, in widths of a bar
 _MARGIN = 0.18  # above the highest bar: room for †
@@ -151,12 +152,10 @@ def _published_bar(row: PublishedScores, confidence: float) -> _Bar:
 
 
 def _measured_panel(rows: Sequence[Mapping[str, Any]]) -> _Panel:
+    refuse_repeats(map(place_of, rows), "figure 2: ")
     runs: dict[str, dict[str, list[Mapping[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        group = runs[row["dataset"]][row["experiment"]]
-        if any(other["seed"] == row["seed"] for other in group):
-            raise DataError(f"figure 2: {_place(row)} is given twice; name it once")
-        group.append(row)
+        runs[row["dataset"]][row["experiment"]].append(row)
     bars = [_measured_bar(group) for experiments in runs.values() for group in experiments.values()]
     kinds = dict.fromkeys(LABELS[row["kind"]] or "measured" for row in rows)
     known = {(row["dataset_label"], m): found for row in rows for m, found in ranges(row["summary"]).items()}
@@ -200,12 +199,8 @@ def _number(row: Mapping[str, Any], metric: str, part: str) -> float | None:
     if value is None and part == "std":
         return None
     if not isinstance(value, int | float) or not math.isfinite(value):
-        raise DataError(f"figure 2: {_place(row)}: {part} of {metric} is not a finite number; score it again")
+        raise DataError(f"figure 2: {place_of(row)}: {part} of {metric} is not a finite number; score it again")
     return value
-
-
-def _place(row: Mapping[str, Any]) -> str:
-    return f"{row['dataset']}/{row['experiment']}/seed{row['seed']}"
 
 
 def _draw(

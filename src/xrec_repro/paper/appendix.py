@@ -8,10 +8,10 @@ from typing import Any
 
 from xrec_repro.errors import DataError
 from xrec_repro.io import write_json, write_text
-from xrec_repro.paper.kinds import warnings
-from xrec_repro.paper.render import Cell, Head, Line, Sheet, markdown
-from xrec_repro.paper.runs import Run, compare_to_reference, load_runs
-from xrec_repro.paper.statistics import Comparison, Estimate, Settings, estimates
+from xrec_repro.kinds import warnings
+from xrec_repro.paper.render import number, p_value, span, text_table
+from xrec_repro.scores import Run, load_runs
+from xrec_repro.statistics import Comparison, Estimate, Settings, compare_to_reference, estimates
 
 EXPLORATORY = (
     "Exploratory: no primary metric (`statistics.primary`). p is as it is, not corrected for the number of comparisons "
@@ -28,7 +28,7 @@ def write_statistics(
     """Write every estimate with its interval, and every comparison with the reference experiment.
 
     Args:
-        rows: As for `runs.load_runs`.
+        rows: As for `scores.load_runs`.
         statistics_config: The section ``statistics`` of the configuration.
         out_json: Where all numbers go, unrounded.
         out_md: Where two tables for people go.
@@ -57,51 +57,6 @@ def write_statistics(
     }
     write_json(out_json, record)
     write_text(out_md, _estimates_table(found, settings) + "\n" + _comparisons_table(runs, compared, settings))
-
-
-def text_table(
-    caption: str,
-    words: Sequence[str],
-    numbers: Sequence[str],
-    lines: Iterable[tuple[str, Sequence[str]]],
-    notes: Sequence[str] = (),
-    signatures: Mapping[str, str] | None = None,
-) -> str:
-    """Return a Markdown table.
-
-    Args:
-        caption: Stands above it.
-        words: Headings of the first columns, which hold text.
-        numbers: Headings of the others, set flush right.
-        lines: Block (or "") and cells of each row.
-        notes: Sentences under it.
-        signatures: What numbers were computed with -> their metrics.
-    """
-    heads = [*(Head(text, number=False) for text in words), *map(Head, numbers)]
-    rows = [Line([Cell(text) for text in cells], block) for block, cells in lines]
-    sheet = Sheet(
-        label="", caption=caption, parts=(), heads=heads, lines=rows, notes=notes, signatures=signatures or {}
-    )
-    return markdown(sheet).lstrip("\n")
-
-
-def number(value: float | None) -> str:
-    """Return a score for people: four decimals, two from 10 on; a dash for None."""
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
-
-
-def span(low: float | None, high: float | None) -> str:
-    """Return an interval for people."""
-    return "–" if low is None else f"{number(low)} to {number(high)}"
-
-
-def p_value(p: float | None) -> str:
-    """Return a p-value for people."""
-    if p is None:
-        return "–"
-    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def comparison_cells(one: Comparison) -> list[str]:

@@ -19,12 +19,12 @@ from xrec_repro.data.glassbox import find_aspects
 from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, write_text
+from xrec_repro.kinds import warnings
 from xrec_repro.metrics.columns import stated_column
-from xrec_repro.paper.broken import REASONS, broken_reasons
-from xrec_repro.paper.kinds import warnings
-from xrec_repro.paper.per_example import read_scores
+from xrec_repro.paper.examples import REASONS, broken_reasons
 from xrec_repro.paper.rows import dataset_blocks
 from xrec_repro.paper.style import metric_label
+from xrec_repro.scores import place_of, read_scores, refuse_repeats
 from xrec_repro.seeding import numpy_rng
 
 Row = Mapping[str, Any]
@@ -100,9 +100,7 @@ class _Variant:
 def _block(label: str, rows: Sequence[Row], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return all that the page knows of a data set; lists run over its examples."""
     variants = [_read_variant(row) for row in rows]
-    places = [variant.place for variant in variants]
-    if len(set(places)) < len(places):
-        raise DataError(f"{next(place for place in places if places.count(place) > 1)} is given twice; name it once")
+    refuse_repeats(map(place_of, rows))
     examples = _union(variants)
     ids = _draw(list(examples), variants, settings)
     chosen = [examples[example] for example in ids]
@@ -132,7 +130,7 @@ def _block(label: str, rows: Sequence[Row], settings: Mapping[str, Any]) -> dict
 
 
 def _read_variant(row: Row) -> _Variant:
-    place = f"{row['dataset']}/{row['experiment']}/seed{row['seed']}"
+    place = place_of(row)
     rows = read_table(row["explanations"], EXPLANATIONS).to_pylist()
     texts = {example["example_id"]: example for example in rows}
     for example in rows:

@@ -4,7 +4,6 @@ A rule of the kind ``better`` compares a system with others on means and standar
 ``unique`` compares a metric of each system with a threshold.
 """
 
-import math
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,15 +11,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from scipy.stats import ttest_ind_from_stats
-
+from xrec_repro.comparable import Comparable, unequal_size
 from xrec_repro.errors import ConfigError
 from xrec_repro.metrics.columns import stated_column
-from xrec_repro.paper.comparable import Comparable, unequal_size
-from xrec_repro.paper.per_example import read_scores
-from xrec_repro.paper.published import PublishedScores, load_published_table1, load_published_table2, study_name
-from xrec_repro.paper.runs import Run, compare_runs
-from xrec_repro.paper.statistics import Comparison, Settings, corrected, describe, direction
+from xrec_repro.published import PublishedScores, load_published_table1, load_published_table2, study_name
+from xrec_repro.scores import Run, describe, read_scores
+from xrec_repro.statistics import Comparison, Settings, compare_runs, corrected, direction, welch
 
 Rule = Mapping[str, Any]
 Systems = Mapping[str, Mapping[str, str | None]]  # name -> experiment, published
@@ -102,7 +98,7 @@ class Findings:
                 column = metric if aspect == "mean" else f"{metric}_std"
                 if column in values and column in others:
                     sign = direction(values[column] - others[column], aspect, metric)
-                    p = _welch(metric, values, n, others, other_n) if aspect == "mean" else None
+                    p = _p_unpaired(metric, values, n, others, other_n) if aspect == "mean" else None
                     about = common | {"n": n, "p_unpaired": p}
                     self._add(about, metric, aspect, values[column], others[column], sign, "direction")
 
@@ -354,13 +350,11 @@ def _compare_published(
     found.add_directions(rule | {"metrics": alike}, values, row.values, sizes, row.n_test, mixed=True, **common)
 
 
-def _welch(metric: str, values: Mapping[str, float], n: int, others: Mapping[str, float], other_n: int) -> float | None:
-    """Return the p-value of two means, or None without both standard deviations (population, as printed)."""
-    spreads = [values.get(f"{metric}_std"), others.get(f"{metric}_std")]
-    if None in spreads or not any(spreads) or min(n, other_n) < 2:
-        return None
-    one, two = (std * math.sqrt(size / (size - 1)) for std, size in zip(spreads, (n, other_n), strict=True))
-    return float(ttest_ind_from_stats(values[metric], one, n, others[metric], two, other_n, equal_var=False).pvalue)
+def _p_unpaired(
+    metric: str, values: Mapping[str, float], n: int, others: Mapping[str, float], other_n: int
+) -> float | None:
+    means, spreads = ([of.get(column) for of in (values, others)] for column in (metric, f"{metric}_std"))
+    return None if None in spreads else welch(means, spreads, (n, other_n))
 
 
 def _seed_values(run: Run, path: str | Path, metrics: Sequence[str]) -> tuple[dict[str, float], dict[str, int]]:

@@ -2,17 +2,62 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xrec_repro.accounting.emissions import ASSUMED, load_hardware, published_totals, recompute_published_emissions
+from xrec_repro.accounting.emissions import (
+    ASSUMED,
+    Hardware,
+    find_hardware,
+    load_hardware,
+    published_totals,
+    recompute_published_emissions,
+)
 from xrec_repro.accounting.jobs import total
 from xrec_repro.errors import DataError
-from xrec_repro.paper.cost_rows import Cost, Phase, measured_cost, published_cost
-from xrec_repro.paper.kinds import run_source, warnings
-from xrec_repro.paper.published import check_published_names, load_published_table1, load_published_table3
+from xrec_repro.kinds import run_source, warnings
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
 from xrec_repro.paper.rows import FEW_NOTE, Entry, dataset_blocks, elsewhere
+from xrec_repro.published import PublishedRun, check_published_names, load_published_table1, load_published_table3
+from xrec_repro.scores import place_of, refuse_repeats
+
+
+@dataclass(frozen=True)
+class _Phase:
+    """Training or generation."""
+
+    device: str  # what it ran on, for people
+    seconds: float  # how long it took, by the clock of the job itself; summed over parts
+    kw: float | None  # power of its node as a whole; None if it is not known
+    stopped_early: bool = False  # whether training was stopped before its last example
+    kg: float | None = None  # its emissions by equation 1, of CO2 equivalent; None if they are not known
+    reason: str | None = None  # why they are not known
+    slurm_seconds: float | None = None  # what Slurm counts for it, failed attempts included; None if it did not count
+    failed: int = 0  # attempts that failed before
+    energy_kwh: float | None = None  # metered, of the successful attempts; None if it was not
+    share: float | None = None  # of the node's power that was charged, averaged over the time; None if published
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """A row of table 3."""
+
+    block: str  # label of the data set
+    experiment: str
+    kind: str  # published, or one of `kinds.LABELS`
+    seed: int | None  # None for published rows, which do not say
+    few: bool  # whether only a part of the test set was explained
+    train: _Phase | None  # None where nothing is trained
+    generate: _Phase
+    kg: float | None  # of CO2 equivalent, both phases by equation 1; None if not known
+    kg_printed: float | None = None  # as published
+    n_test: int | None = None  # examples explained; None for published rows
+
+    @property
+    def phases(self) -> list[_Phase]:
+        """Those it has."""
+        return [phase for phase in (self.train, self.generate) if phase]
 
 
 def make_table3(
@@ -50,20 +95,20 @@ def make_table3(
     """
     if not entries:
         raise DataError(f"{out_csv}: there is nothing to print; name an experiment in run.experiments")
-    _check_unique(entries)
+    refuse_repeats(map(place_of, entries), "table 3: ")
     check_published_names(published_as_by_dataset, load_published_table1(resources_folder))
     recomputed = recompute_published_emissions(resources_folder, emissions)
     published = list(zip(load_published_table3(resources_folder), recomputed, strict=True))
     hardware = load_hardware(resources_folder)
-    rows: list[Cost] = []
+    rows: list[_Cost] = []
     if all_published:
         again = dict(published)
         others = elsewhere(list(again), published_as_by_dataset)
-        rows += [published_cost(run.dataset, run, again[run], hardware) for run in others]
+        rows += [_published_cost(run.dataset, run, again[run], hardware) for run in others]
     for dataset, label, members in dataset_blocks(entries):
         name = published_as_by_dataset.get(dataset)
-        rows += [published_cost(label, run, again, hardware) for run, again in published if run.dataset == name]
-        rows += [measured_cost(label, entry) for entry in members]
+        rows += [_published_cost(label, run, again, hardware) for run, again in published if run.dataset == name]
+        rows += [_measured_cost(label, entry) for entry in members]
     several_seeds = len({entry["seed"] for entry in entries}) > 1
     heads = _heads(rows)
     sheet = Sheet(
@@ -81,14 +126,7 @@ def make_table3(
     write_sheet(sheet, [_record(row, emissions) for row in rows], out_csv, out_md, out_tex)
 
 
-def _check_unique(entries: Sequence[Entry]) -> None:
-    places = [f"{entry['dataset']}/{entry['experiment']}/seed{entry['seed']}" for entry in entries]
-    for place in places:
-        if places.count(place) > 1:
-            raise DataError(f"table 3: {place} is given twice; name it once")
-
-
-def _heads(rows: Sequence[Cost]) -> list[Head]:
+def _heads(rows: Sequence[_Cost]) -> list[Head]:
     """Return the columns: of those that are not always filled, the ones that a row fills."""
     phases = [phase for row in rows for phase in row.phases]
     heads = [Head("Experiment", number=False), Head("Source", number=False)]
@@ -106,7 +144,7 @@ def _heads(rows: Sequence[Cost]) -> list[Head]:
     return heads
 
 
-def _line(row: Cost, several_seeds: bool, heads: Sequence[Head]) -> Line:
+def _line(row: _Cost, several_seeds: bool, heads: Sequence[Head]) -> Line:
     source = "study" if row.kind == "published" else run_source(row.kind)
     source += f", seed {row.seed}" * (several_seeds and row.seed is not None)
     cells = {"Experiment": row.experiment + "†" * row.few, "Source": source}
@@ -120,7 +158,7 @@ def _line(row: Cost, several_seeds: bool, heads: Sequence[Head]) -> Line:
     return Line([Cell(cells[head.text]) for head in heads], row.block)
 
 
-def _totals(rows: Sequence[Cost], heads: Sequence[Head]) -> Iterator[Line]:
+def _totals(rows: Sequence[_Cost], heads: Sequence[Head]) -> Iterator[Line]:
     """Yield a line a source: the times and emissions of its rows above."""
     for kind in dict.fromkeys(row.kind for row in rows):
         members = [row for row in rows if row.kind == kind]
@@ -159,7 +197,7 @@ def _amount(amount: float | None) -> str:
     return f"{amount:.2f}" if amount >= 0.1 or amount == 0 else f"{amount:#.2g}"
 
 
-def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[str, float]) -> list[str]:
+def _notes(rows: Sequence[_Cost], emissions: Mapping[str, Any], totals: Mapping[str, float]) -> list[str]:
     sources = emissions.get("sources") or {}
     intensity, pue = (
         f"{emissions[key]:g}{unit}" + (f" ({sources[key]})" if key in sources else "")
@@ -200,7 +238,7 @@ def _notes(rows: Sequence[Cost], emissions: Mapping[str, Any], totals: Mapping[s
     return notes + warnings(row.kind for row in rows)
 
 
-def _share_notes(rows: Sequence[Cost], emissions: Mapping[str, Any]) -> list[str]:
+def _share_notes(rows: Sequence[_Cost], emissions: Mapping[str, Any]) -> list[str]:
     """Say which part of its node a job is charged."""
     shares = [phase.share for row in rows for phase in row.phases if phase.share is not None]
     own = [row for row in rows if row.kind != "published"]
@@ -221,7 +259,7 @@ def _share_notes(rows: Sequence[Cost], emissions: Mapping[str, Any]) -> list[str
     return notes
 
 
-def _run_notes(rows: Sequence[Cost], jobs: Sequence[Mapping[str, Any]], emissions: Mapping[str, Any]) -> list[str]:
+def _run_notes(rows: Sequence[_Cost], jobs: Sequence[Mapping[str, Any]], emissions: Mapping[str, Any]) -> list[str]:
     """Say what was charged of this run, and what its emissions amount to."""
     measured = [row for row in rows if row.kind != "published"]
     phases = [phase for row in measured for phase in row.phases]
@@ -241,7 +279,7 @@ def _run_notes(rows: Sequence[Cost], jobs: Sequence[Mapping[str, Any]], emission
     return notes + ([_whole_note(jobs)] if jobs else [])
 
 
-def _slurm_note(phases: Sequence[Phase]) -> str:
+def _slurm_note(phases: Sequence[_Phase]) -> str:
     counted = sum(phase.slurm_seconds is not None for phase in phases)
     if not counted:
         return "Slurm has no record of the jobs of these rows, so their own times are charged."
@@ -261,7 +299,7 @@ def _whole_note(jobs: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _record(row: Cost, emissions: Mapping[str, Any]) -> dict[str, Any]:
+def _record(row: _Cost, emissions: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row of the CSV file."""
     record: dict[str, Any] = {"dataset": row.block, "experiment": row.experiment, "kind": row.kind, "seed": row.seed}
     record |= {"few": int(row.few), "n_test": row.n_test}
@@ -278,3 +316,67 @@ def _record(row: Cost, emissions: Mapping[str, Any]) -> dict[str, Any]:
     for same in emissions.get("equivalents") or []:
         record[same["label"]] = None if row.kg is None else row.kg / same["kg"]
     return record
+
+
+def _published_cost(
+    label: str, run: PublishedRun, recomputed: Mapping[str, Any], hardware: Sequence[Hardware]
+) -> _Cost:
+    """Return a row of the study's table 3, with what `recompute_published_emissions` says of it."""
+    phases = [(run.train_gpu, run.train_seconds, run.train_early_stopped), (run.generate_gpu, run.generate_seconds)]
+    train, generate = (
+        _Phase(gpu, seconds, find_hardware(gpu, hardware).node_power_kw, *rest) if gpu else None
+        for gpu, seconds, *rest in phases
+    )
+    return _Cost(
+        block=label,
+        experiment=run.experiment,
+        kind="published",
+        seed=None,
+        few=run.generate_gpu == "MIG",  # so says the caption of the study's table 3
+        train=train,
+        generate=generate,
+        kg=recomputed["kg_equation1"],
+        kg_printed=run.co2_kg,
+    )
+
+
+def _measured_cost(label: str, entry: Entry) -> _Cost:
+    """Return the row of an experiment of this run."""
+    place = f"table 3: {place_of(entry)}"
+    train = None
+    if entry["train"] is not None:
+        train = _phase(f"{place}: training", entry["train"], entry["stopped_early"])
+    generate = _phase(f"{place}: generation", entry["generate"])
+    parts = [phase.kg for phase in (train, generate) if phase]
+    return _Cost(
+        block=label,
+        experiment=entry["experiment_label"],
+        kind=entry["kind"],
+        seed=entry["seed"],
+        few=entry["few"],
+        train=train,
+        generate=generate,
+        kg=None if None in parts else math.fsum(parts),
+        n_test=entry["n_test"],
+    )
+
+
+def _phase(place: str, attempts: Sequence[Mapping[str, Any]], stopped_early: bool = False) -> _Phase:
+    done = [attempt for attempt in attempts if attempt["outcome"] == "done"]
+    if not done:
+        raise DataError(f"{place}: no successful attempt is known; run the rule collect_jobs again")
+    seconds = math.fsum(attempt["seconds"] for attempt in done)
+    shares = [attempt["share"] for attempt in done]
+    reasons = dict.fromkeys(attempt["reason"] for attempt in done if attempt["reason"])
+    return _Phase(
+        device=", ".join(dict.fromkeys(attempt["device"] for attempt in done)),
+        seconds=seconds,
+        kw=done[0]["power_kw"] if len({attempt["power_kw"] for attempt in done}) == 1 else None,
+        stopped_early=stopped_early,
+        kg=total(attempts, "kg_co2"),
+        reason="; ".join(reasons) or None,
+        slurm_seconds=total(attempts, "slurm_seconds"),
+        failed=len(attempts) - len(done),
+        energy_kwh=total(done, "energy_kwh"),
+        share=None if None in shares else math.fsum(x["seconds"] * x["share"] for x in done) / (seconds or 1.0),
+    )

@@ -1,4 +1,4 @@
-"""Tables as text: CSV, Markdown, and LaTeX that compiles with booktabs and graphicx alone."""
+"""Tables and their numbers as text: CSV, Markdown, and LaTeX that compiles with booktabs and graphicx alone."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from xrec_repro.io import write_text
+from xrec_repro.markdown import LEFT, RIGHT, markdown_table
 
 _TEX_SPECIAL = {character: f"\\{character}" for character in "{}$&#_%"}
 _TEX_SPECIAL |= {"\\": "\\textbackslash{}", "~": "\\textasciitilde{}", "^": "\\textasciicircum{}"}
@@ -150,14 +151,61 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 def markdown(sheet: Sheet) -> str:
     """Return a table as Markdown: one line a row, blocks in italics, notes and signatures as a list."""
-    rows = [[_md(head.text) for head in sheet.heads], ["---:" if head.number else "---" for head in sheet.heads]]
+    rows = []
     for opens, line in _opened(sheet.lines):
         rows += [[f"*{_md(line.block)}*", *[""] * (len(sheet.heads) - 1)]] if opens and line.block else []
         rows.append(_marked(line.cells, _md, _MARKDOWN_RANKS))
-    lines = [_md(" ".join([sheet.caption, *sheet.parts])), "", *(f"| {' | '.join(cells)} |" for cells in rows), ""]
+    rules = [RIGHT if head.number else LEFT for head in sheet.heads]
+    table = markdown_table([_md(head.text) for head in sheet.heads], rows, rules)
+    lines = [_md(" ".join([sheet.caption, *sheet.parts])), "", *table, ""]
     lines += [f"- {_md(note)}" for note in sheet.notes]
     lines += [f"- Signature of {_md(heads)} in this run: `{code}`" for code, heads in sheet.signatures.items()]
     return "\n".join(lines) + "\n"
+
+
+def text_table(
+    caption: str,
+    words: Sequence[str],
+    numbers: Sequence[str],
+    lines: Iterable[tuple[str, Sequence[str]]],
+    notes: Sequence[str] = (),
+    signatures: Mapping[str, str] | None = None,
+) -> str:
+    """Return a Markdown table.
+
+    Args:
+        caption: Stands above it.
+        words: Headings of the first columns, which hold text.
+        numbers: Headings of the others, set flush right.
+        lines: Block (or "") and cells of each row.
+        notes: Sentences under it.
+        signatures: What numbers were computed with -> their metrics.
+    """
+    heads = [*(Head(text, number=False) for text in words), *map(Head, numbers)]
+    rows = [Line([Cell(text) for text in cells], block) for block, cells in lines]
+    sheet = Sheet(
+        label="", caption=caption, parts=(), heads=heads, lines=rows, notes=notes, signatures=signatures or {}
+    )
+    return markdown(sheet).lstrip("\n")
+
+
+def number(value: float | None) -> str:
+    """Return a score for people: four decimals, two from 10 on; a dash for None."""
+    if value is None:
+        return "–"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def span(low: float | None, high: float | None) -> str:
+    """Return an interval for people."""
+    return "–" if low is None else f"{number(low)} to {number(high)}"
+
+
+def p_value(p: float | None) -> str:
+    """Return a p-value for people."""
+    if p is None:
+        return "–"
+    return "<0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def latex(sheet: Sheet) -> str:

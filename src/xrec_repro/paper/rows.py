@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import DataError
-from xrec_repro.paper.comparable import Comparable, apart
-from xrec_repro.paper.kinds import LABELS, run_source
-from xrec_repro.paper.published import PublishedScores, study_name
+from xrec_repro.kinds import LABELS, run_source
+from xrec_repro.published import PublishedScores, study_name
+from xrec_repro.scores import place_of, refuse_repeats
 
 FEW_NOTE = "† In this run, only a part of the test set was explained."
 STD = "_std"  # ends the column of a metric's standard deviation
@@ -126,6 +127,7 @@ def score_rows(
         DataError: An entry is given twice or malformed, a name is unknown, or a column would mix signatures.
     """
     _refuse_mixed(place, entries)
+    refuse_repeats(map(place_of, entries), f"{place}: ")
     others = elsewhere(published, published_as) if all_published else []
     yield from (_published_row(row.dataset, row) for row in others)
     printed = [*others, *(row for row in published if row.dataset in published_as.values())]
@@ -248,9 +250,7 @@ def set_apart(row: Row) -> Row:
 
 
 def _check_entry(table: str, entry: Entry, group: Sequence[Entry]) -> None:
-    place = f"{table}: {entry['dataset']}/{entry['experiment']}/seed{entry['seed']}"
-    if sum(other["seed"] == entry["seed"] for other in group) > 1:
-        raise DataError(f"{place} is given twice; name it once")
+    place = f"{table}: {place_of(entry)}"
     if entry["kind"] not in LABELS or entry["kind"] != group[0]["kind"]:
         raise DataError(f"{place}: kind {entry['kind']!r}; say one of {', '.join(LABELS)}, for all seeds alike")
     summary, expected = entry["summary"], group[0]["summary"]

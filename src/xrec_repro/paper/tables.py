@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import DataError
+from xrec_repro.kinds import warnings
 from xrec_repro.metrics.columns import Column, known_columns, known_metrics, stated_column
-from xrec_repro.paper.comparable import Comparable, apart
-from xrec_repro.paper.inputs import reason_of
-from xrec_repro.paper.kinds import warnings
-from xrec_repro.paper.published import (
+from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
+from xrec_repro.paper.rows import APART, FEW_NOTE, SOURCES, STD, TENTH, Row, metric_of, score_rows, set_apart
+from xrec_repro.published import (
     check_published_names,
     load_published_table1,
     load_published_table2,
     study_name,
 )
-from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
-from xrec_repro.paper.rows import APART, FEW_NOTE, SOURCES, STD, TENTH, Row, metric_of, score_rows, set_apart
+from xrec_repro.scores import reason_of
 
 # The study's, in its order, and faithfulness.
 DEFAULT_COLUMNS = (

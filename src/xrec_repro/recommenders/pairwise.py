@@ -49,22 +49,53 @@ class Pairwise(Recommender):
         return {}
 
     def fit(self, graph: "InteractionGraph") -> dict[str, Any]:
-        """Train; a killed training goes on from its checkpoint (see `training.train`).
+        """Train; a killed training goes on from its checkpoint (see `xrec_repro.training`).
+
+        Returns:
+            Epochs, reason of stopping (``patience`` or ``epochs``), best evaluation, and the history of loss and
+            validation metrics.
 
         Raises:
             DataError: The graph has no val edges, fewer items than k, or a user with all items.
             ModelError: Training diverged, or the device is not there.
             StoppedError: A stop was asked for; what was done is in the checkpoint.
         """
-        from xrec_repro.recommenders.factors import Factors
-        from xrec_repro.recommenders.training import train
-        from xrec_repro.seeding import torch_generator
+        from functools import partial
 
-        generator = torch_generator(self.run.seed, self.stream, "init")
+        from torch.optim import Adam
+
+        from xrec_repro.recommenders.factors import Factors
+        from xrec_repro.recommenders.training import Ranking
+        from xrec_repro.seeding import torch_generator
+        from xrec_repro.training import Plan, train
+
+        settings, run = self.settings, self.run
+        generator = torch_generator(run.seed, self.stream, "init")
         sizes = graph.edges["train"], graph.n_users, graph.n_items
-        model = Factors(*sizes, dim=self.settings.dim, generator=generator, **self.shape())
-        self._best, told = train(graph, model, self.settings, self.run)
-        return told
+        model = Factors(*sizes, dim=settings.dim, generator=generator, **self.shape())
+        plan = Plan(
+            name=f"training {run.name}",
+            rate_key=run.key("learning_rate"),
+            seed=run.seed,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            optimizer=partial(Adam, lr=settings.learning_rate, fused=True),
+            evaluate_every=settings.evaluate_every,
+            patience=settings.patience,
+            checkpoint=run.checkpoint,
+            identity=run.identity,
+            keep_curve=False,
+            after_epoch=run.on_epoch,
+        )
+        progress = train(Ranking(graph, model, settings, run), plan)
+        self._best = model.embeddings()
+        return {
+            "epochs_run": len(progress.history),
+            "stopped_by": progress.stopped_by,
+            "best_epoch": progress.best_epoch,
+            "best_val_recall": progress.best,
+            "history": progress.history,
+        }
 
     def embeddings(self) -> "tuple[Tensor, Tensor]":
         """Return the final embeddings of the best evaluation."""

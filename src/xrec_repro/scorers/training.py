@@ -1,11 +1,11 @@
-"""What the trainings of all scorers share: the corpus, batches, the loop, the start of the weights, the folder."""
+"""What the trainings of all scorers share: the corpus, batches, the plan, the start of the weights, the folder."""
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xrec_repro.checkpoint import Checkpoint
-from xrec_repro.errors import DataError, ModelError
+from xrec_repro.errors import DataError
 from xrec_repro.identity import digest_json
-from xrec_repro.interrupt import stoppable
-from xrec_repro.progress import track
 from xrec_repro.scorers.content import ContentModel
 from xrec_repro.scorers.perturb import Pair, Perturber
 from xrec_repro.seeding import numpy_rng, torch_generator
 from xrec_repro.special_tokens import speller
-
-log = logging.getLogger("xrec_repro")
+from xrec_repro.training import Plan, Trainee, one_cycle, train
 
 MAX_TEXTS = 10_000  # more tell nothing new to models of this size
 # How far the embedding of a token starts towards those of the words that its own word is similar to.
@@ -60,17 +56,33 @@ def make_pairs(
     return Perturber(texts, content, settings["seed"]).pairs(settings["pairs"], shares)
 
 
-def batches(lengths: Sequence[int], settings: Settings, what: str) -> Iterator[list[int]]:
-    """Yield ``settings["steps"]`` batches of rows of like length, epoch after epoch, in random order."""
-    rng, size = numpy_rng(settings["seed"], what, "order"), settings["batch_size"]
-    left = settings["steps"]
-    while left > 0:
-        # A little noise in the length makes other batches in every epoch.
-        order = np.argsort(np.array(lengths) * rng.uniform(0.9, 1.1, size=len(lengths)), kind="stable")
-        parts = [order[start : start + size].tolist() for start in range(0, len(order), size)]
-        for index in rng.permutation(len(parts))[:left]:
-            yield parts[index]
-        left -= len(parts)
+@dataclass
+class Scorer(Trainee):
+    """The modules of a scorer, trained in one epoch of as many steps as are wanted."""
+
+    module: nn.Module
+    loss_of: Callable[[list[int]], Tensor]
+    lengths: Sequence[int]
+    wanted: int
+    what: str
+
+    def loss(self, batch: list[int]) -> Tensor:
+        """Return the loss of a batch of rows."""
+        return self.loss_of(batch)
+
+    def steps(self, plan: Plan) -> int:
+        """Return how many are wanted."""
+        return self.wanted
+
+    def batches(self, epoch: int, plan: Plan) -> list[list[int]]:
+        """Return batches of rows of like length, pass after pass over the rows, in random order."""
+        rng, size, taken = numpy_rng(plan.seed, self.what, "order"), plan.batch_size, []
+        while len(taken) < self.wanted:
+            # A little noise in the length makes other batches in every pass.
+            order = np.argsort(np.array(self.lengths) * rng.uniform(0.9, 1.1, size=len(self.lengths)), kind="stable")
+            parts = [order[start : start + size].tolist() for start in range(0, len(order), size)]
+            taken += [parts[index] for index in rng.permutation(len(parts))]
+        return taken[: self.wanted]
 
 
 def fit(
@@ -102,35 +114,21 @@ def fit(
         ModelError: A loss is not finite.
         StoppedError: A stop was asked for; what was done is in the checkpoint.
     """
-    parameters = [parameter for module in modules for parameter in module.parameters()]
-    steps, rate = settings["steps"], settings["learning_rate"]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.01, fused=True)
-    # With a warm-up of one step, which has no length, the schedule divides by zero.
-    warm_up = 0.1 if steps != 10 else 0.0
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=warm_up)
-    identity = digest_json([fingerprint, what, dict(settings), list(lengths)])
-    state = Checkpoint(_checkpoint(folder), identity, {str(i): p for i, p in enumerate(parameters)}, optimizer)
-    progress: dict[str, Any] = {"losses": []}
-    if kept := state.restore():
-        log.info("resumed training %s after step %d", what, len(kept["losses"]))
-        progress = kept
-        schedule.load_state_dict(kept["schedule"])
-    losses = progress["losses"]
-    with stoppable() as stop_requested:
-        left = islice(batches(lengths, settings, what), len(losses), None)
-        for rows in track(left, f"training {what}", total=steps - len(losses)):
-            loss = loss_of(rows)
-            if not torch.isfinite(loss):
-                raise ModelError(f"training {what}: the loss is not finite; lower scorers.{what}.learning_rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            progress["schedule"] = schedule.state_dict()
-            due = len(losses) % CHECKPOINT_EVERY == 0
-            state.keep(progress, due, stop_requested(), f"{len(losses)} of {steps} steps of training {what} are")
+    plan = Plan(
+        name=f"training {what}",
+        rate_key=f"scorers.{what}.learning_rate",
+        seed=settings["seed"],
+        epochs=1,
+        batch_size=settings["batch_size"],
+        optimizer=partial(torch.optim.AdamW, lr=settings["learning_rate"], weight_decay=0.01, fused=True),
+        schedule=one_cycle,
+        clip=1.0,
+        checkpoint=_checkpoint(folder),
+        identity=digest_json([fingerprint, what, dict(settings), list(lengths)]),
+        save_every=CHECKPOINT_EVERY,
+    )
+    trainee = Scorer(nn.ModuleList(modules), loss_of, lengths, settings["steps"], what)
+    losses = np.concatenate(train(trainee, plan).curve)
     return [float(part.mean()) for part in np.array_split(losses, min(REPORTED, len(losses)))]
 
 

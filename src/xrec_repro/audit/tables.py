@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from xrec_repro.audit.facts import SCORE_TABLES, STD, Finding, ScoreRow, Sources, listing, published, run_name
 from xrec_repro.errors import DataError
-from xrec_repro.paper.audit_facts import SCORE_TABLES, STD, Finding, ScoreRow, Sources, listing, published, run_name
 
 _JUDGES = ("gptscore", "llamascore")  # scores from 0 to 100
 _HALF_UNIT = 0.5e-4  # of the four decimals of most columns

@@ -1,26 +1,27 @@
 """How sure a score is, and whether two systems differ: from per-example scores alone, unrounded.
 
 A system's score is its mean over the examples, averaged over its seeds; its spread ("stability") is the population
-standard deviation over the examples, averaged over its seeds. Resampling draws examples (`paper.resampling`);
-docs/statistics.md explains the choices. Which way a mean is better, the
-metric says (`xrec_repro.metrics.columns`); of every standard deviation, lower is.
+standard deviation over the examples, averaged over its seeds. Resampling draws examples (`resampling`);
+docs/statistics.md explains the choices. Which way a mean is better, the metric says (`metrics.columns`); of every
+standard deviation, lower is.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_ind_from_stats
 
+from xrec_repro import resampling
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.metrics.columns import stated_column
-from xrec_repro.paper import resampling
-from xrec_repro.paper.per_example import join_scores, read_scores, same_examples
+from xrec_repro.scores import Run, describe, join_scores, load_runs, read_scores, same_examples
 from xrec_repro.seeding import numpy_rng
 
 ASPECTS = ("mean", "std")
-Files = str | Path | Sequence[str | Path]  # scores.parquet of one seed, or of several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,16 +82,6 @@ class Settings:
     def is_primary(self, metric: str) -> bool:
         """Tell whether a metric's comparisons are tests; else they are exploratory."""
         return self.primary is None or metric in self.primary
-
-
-@dataclass(frozen=True)
-class Description:
-    """Scores in short: mean, population standard deviation, how many, and how many more could not be scored."""
-
-    mean: float
-    std: float
-    n: int
-    missing: int
 
 
 @dataclass(frozen=True)
@@ -185,18 +176,6 @@ def direction(difference: float, aspect: str, metric: str) -> int:
     return int(np.sign(difference)) * (-1 if smaller else 1)
 
 
-def describe(values: np.ndarray) -> Description:
-    """Describe scores of shape ``(examples,)``; NaN is counted as missing and left out.
-
-    Raises:
-        DataError: No example is scored.
-    """
-    scored = values[~np.isnan(values)]
-    if not len(scored):
-        raise DataError(f"statistics: not one of {len(values)} examples is scored; score them again")
-    return Description(float(scored.mean()), float(scored.std()), len(scored), len(values) - len(scored))
-
-
 def bootstrap_interval(values: np.ndarray, aspect: str, settings: Settings) -> tuple[float, float]:
     """Return the bootstrap interval of the ``mean`` or ``std`` of scores of shape ``(examples,)``, NaN left out."""
     describe(values)
@@ -205,11 +184,13 @@ def bootstrap_interval(values: np.ndarray, aspect: str, settings: Settings) -> t
     return float(low[place]), float(high[place])
 
 
-def estimates(files: Files, metrics: Sequence[str], settings: Settings, corpus: Collection[str] = ()) -> list[Estimate]:
+def estimates(
+    files: Sequence[str | Path], metrics: Sequence[str], settings: Settings, corpus: Collection[str] = ()
+) -> list[Estimate]:
     """Return mean, spread and their bootstrap intervals of every metric of a system.
 
     Args:
-        files: Its scores.parquet, or those of its seeds.
+        files: scores.parquet of each of its seeds.
         metrics: Which columns.
         settings: How.
         corpus: Those of the metrics that are scores of a whole set of texts: of them, only means are given.
@@ -217,7 +198,7 @@ def estimates(files: Files, metrics: Sequence[str], settings: Settings, corpus: 
     Raises:
         DataError: A file is unusable, or no example is scored in every seed.
     """
-    scores, _ = join_scores([_as_list(files)], metrics)
+    scores, _ = join_scores([files], metrics)
     found: dict[str, Estimate] = {}
     for chosen, kept in same_examples(scores):
         values = scores[0, chosen][..., kept]
@@ -238,41 +219,6 @@ def estimates(files: Files, metrics: Sequence[str], settings: Settings, corpus: 
     return [found[metric] for metric in metrics]
 
 
-def paired_comparisons(
-    scores_by_experiment: Mapping[str, Files],
-    reference: str,
-    metrics: Sequence[str],
-    settings: Settings,
-    corpus: Collection[str] = (),
-) -> list[Comparison]:
-    """Compare every experiment with the reference; Holm's correction is over all primary metrics that are returned.
-
-    Args:
-        scores_by_experiment: Experiment -> its scores.parquet, or those of its seeds, in the same order for all.
-        reference: One of the experiments.
-        metrics: Which columns.
-        settings: How.
-        corpus: Those of the metrics that are scores of a whole set of texts: they are not tested.
-
-    Returns:
-        For each other experiment and metric its mean and, unless it is of `corpus`, its standard deviation, compared
-        with the reference's.
-
-    Raises:
-        DataError: The reference is not there, or files cannot be compared.
-    """
-    if reference not in scores_by_experiment:
-        raise DataError(f"statistics: no scores of {reference}, the reference; name another in statistics.reference")
-    found: list[Comparison] = []
-    for name, files in scores_by_experiment.items():
-        if name != reference:
-            one, two = _as_list(files), _as_list(scores_by_experiment[reference])
-            if len(one) != len(two):
-                raise DataError(f"{name} has {len(one)} seeds, {reference} has {len(two)}; run both with the same")
-            found += compare_files(one, two, (name, reference), metrics, settings, corpus)
-    return corrected(found, settings)
-
-
 def corrected(comparisons: Sequence[Comparison], settings: Settings) -> list[Comparison]:
     """Return the comparisons with `p_holm`, all those of primary metrics with a p-value being one family."""
     tested = [i for i, one in enumerate(comparisons) if one.p is not None and settings.is_primary(one.metric)]
@@ -290,7 +236,7 @@ def compare_files(
     settings: Settings,
     corpus: Collection[str] = (),
 ) -> list[Comparison]:
-    """Compare two systems of these names, as `paired_comparisons` does, without correction for their number."""
+    """Compare two systems of these names, without correction for the number of comparisons."""
     cube, unmatched = join_scores([system, other], metrics)
     found: dict[tuple[str, str], Comparison] = {}
     for chosen, kept in same_examples(cube):
@@ -304,6 +250,64 @@ def compare_files(
         if one := _corpus_comparison(metric, names, system, other):
             found[metric, "mean"] = one
     return [found[metric, aspect] for metric in metrics for aspect in ASPECTS if (metric, aspect) in found]
+
+
+def compare_runs(system: Run, other: Run, settings: Settings, metrics: Sequence[str] | None = None) -> list[Comparison]:
+    """Compare two experiments of a data set on the metrics that both have (of those named, if any are).
+
+    Raises:
+        DataError: They have other seeds, a metric has two signatures, or they share no scored example.
+    """
+    place = f"{system.dataset}: {system.experiment} and {other.experiment}"
+    if system.seeds != other.seeds:
+        raise DataError(f"{place} have the seeds {system.seeds} and {other.seeds}; run both with the same")
+    shared = [name for name in metrics or system.signatures if name in system.signatures and name in other.signatures]
+    for name in shared:
+        one, two = system.signatures[name], other.signatures[name]
+        if one != two:
+            raise DataError(f"{place}: {name} would mix {one!r} and {two!r}; score both with the same settings")
+    names = system.experiment, other.experiment
+    return compare_files(system.files, other.files, names, shared, settings, system.corpus) if shared else []
+
+
+def compare_to_reference(
+    rows: Iterable[Mapping[str, Any]], reference: str, settings: Settings, metrics: Sequence[str] | None = None
+) -> dict[tuple[str, str, str], Comparison]:
+    """Compare every experiment with the reference experiment on its data set, as the marks of one table.
+
+    Args:
+        rows: As for `load_runs`.
+        reference: Key of an experiment; data sets without it have no comparison.
+        settings: How.
+        metrics: Which of the metrics; by default all that both experiments have.
+
+    Returns:
+        (data set, experiment, column) -> comparison, the column being a metric or ``<metric>_std``. Holm's
+        correction is over all of them that are of primary metrics.
+    """
+    runs = load_runs(rows)
+    found: dict[tuple[str, str, str], Comparison] = {}
+    for base in (run for run in runs if run.experiment == reference):
+        for run in runs:
+            if run.dataset == base.dataset and run is not base:
+                for one in compare_runs(run, base, settings, metrics):
+                    found[run.dataset, run.experiment, one.column] = one
+    return dict(zip(found, corrected(list(found.values()), settings), strict=True))
+
+
+def welch(means: Sequence[float], spreads: Sequence[float], sizes: Sequence[int]) -> float | None:
+    """Return the p-value of Welch's test of two means; None if nothing varies, or one is of a single example.
+
+    Args:
+        means: Of both.
+        spreads: Their population standard deviations.
+        sizes: Of how many examples they are.
+    """
+    if not any(spreads) or min(sizes) < 2:
+        return None
+    sds = [std * math.sqrt(n / (n - 1)) for std, n in zip(spreads, sizes, strict=True)]
+    (one, two), (sd, other_sd), (n, other_n) = means, sds, sizes
+    return float(ttest_ind_from_stats(one, sd, n, two, other_sd, other_n, equal_var=False).pvalue)
 
 
 def _tests(system: np.ndarray, other: np.ndarray, settings: Settings) -> dict[tuple[str, int], dict[str, Any]]:
@@ -348,25 +352,15 @@ def _paired_bootstrap(
     def less(statistics: np.ndarray) -> np.ndarray:
         return statistics[..., :metrics] - statistics[..., metrics:]
 
-    drawn = less(_bootstrap(both, settings))
-    low, high = _ends(drawn, difference, less(_left_out(both)), ties, settings)
+    drawn, how = less(_bootstrap(both, settings)), (settings.confidence, settings.interval)
+    low, high = resampling.interval(drawn, difference, less(resampling.jackknife(both)), ties, *how)
     return low, high, resampling.two_sided(drawn, np.zeros_like(difference), False, ties)
 
 
 def _bounds(values: np.ndarray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    drawn, value = _bootstrap(values, settings), resampling.observed(values)
-    return _ends(drawn, value, _left_out(values), resampling.tie_width(values), settings)
-
-
-def _ends(
-    drawn: np.ndarray, value: np.ndarray, left_out: np.ndarray, ties: np.ndarray, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    return resampling.interval(drawn, value, left_out, ties, settings.confidence, settings.interval)
-
-
-def _left_out(values: np.ndarray) -> np.ndarray:
-    # Of a single example nothing is left; it is its own jackknife, which has no influence.
-    return resampling.jackknife(values) if values.shape[-1] > 1 else resampling.observed(values)[None]
+    drawn, value, left_out = _bootstrap(values, settings), resampling.observed(values), resampling.jackknife(values)
+    ties, how = resampling.tie_width(values), (settings.confidence, settings.interval)
+    return resampling.interval(drawn, value, left_out, ties, *how)
 
 
 def _bootstrap(values: np.ndarray, settings: Settings) -> np.ndarray:
@@ -391,10 +385,6 @@ def _corpus_comparison(
     return Comparison(
         metric, "mean", *names, value, other_value, value - other_value, sizes.pop(), len(system), seed_sd=spread
     )
-
-
-def _as_list(files: Files) -> list[str | Path]:
-    return [files] if isinstance(files, str | Path) else list(files)
 
 
 def _seed_sd(values: Sequence[float]) -> float | None:

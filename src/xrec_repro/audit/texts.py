@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xrec_repro.paper.audit_facts import STD, Finding, ScoreRow, Sources, listing, published
+from xrec_repro.audit.facts import STD, Finding, ScoreRow, Sources, listing, published
 
 _CONTRADICTIONS = {
     "judge_model": "The judge behind LlamaScore",

@@ -195,14 +195,17 @@ def read_rows(path: Path, needed: Iterable[str], delimiter: str = ",") -> list[t
     """Return the rows of a table of resources, each with its place for messages.
 
     Raises:
-        DataError: The file is missing, lacks a column, or has a row of another length.
+        DataError: The file is missing or no table, lacks a column, or has a row of another length.
     """
     with require_file(path, "restore it from the repository").open(encoding="utf-8", newline="") as stream:
         reader = csv.DictReader(stream, delimiter=delimiter)
-        for name in needed:
-            if name not in (reader.fieldnames or []):
-                raise DataError(f"{path}: column {name!r} is missing; restore it from the repository")
-        rows = [(f"{path}: line {reader.line_num}", row) for row in reader]
+        try:
+            for name in needed:
+                if name not in (reader.fieldnames or []):
+                    raise DataError(f"{path}: column {name!r} is missing; restore it from the repository")
+            rows = [(f"{path}: line {reader.line_num}", row) for row in reader]
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}: not a table in UTF-8 ({error}); restore it from the repository") from error
     for place, row in rows:
         if None in row or None in row.values():
             raise DataError(f"{place}: not as many cells as the header has columns; add or remove some")

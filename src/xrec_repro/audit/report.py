@@ -6,14 +6,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from xrec_repro.audit.facts import Finding, Sources
+from xrec_repro.audit.marks import check_marks
+from xrec_repro.audit.release import check_release
+from xrec_repro.audit.runs import check_runs
+from xrec_repro.audit.tables import check_tables
+from xrec_repro.audit.texts import check_texts
 from xrec_repro.errors import ConfigError
 from xrec_repro.io import write_json, write_text
-from xrec_repro.paper.audit_facts import Finding, Sources
-from xrec_repro.paper.audit_marks import check_marks
-from xrec_repro.paper.audit_release import check_release
-from xrec_repro.paper.audit_runs import check_runs
-from xrec_repro.paper.audit_tables import check_tables
-from xrec_repro.paper.audit_texts import check_texts
+from xrec_repro.markdown import markdown_table
 
 VERDICTS = ("differs", "agrees", "not checked")
 _CONSTANTS = ("carbon_intensity", "pue")
@@ -134,9 +135,7 @@ def _summary(findings: Sequence[Finding]) -> str:
 def _table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     rows = list(rows)
     heads = list(dict.fromkeys(key for row in rows for key in row))
-    lines = [[_cell(head) for head in heads], ["---"] * len(heads)]
-    lines += [[_cell(row.get(head, "–")) for head in heads] for row in rows]
-    return [f"| {' | '.join(cells)} |" for cells in lines]
+    return markdown_table([*map(_cell, heads)], [[_cell(row.get(head, "–")) for head in heads] for row in rows])
 
 
 def _cell(value: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xrec_repro.paper.audit_facts import SCORE_TABLES, STD, Finding, ScoreRow, Sources, listing, published, run_name
+from xrec_repro.audit.facts import SCORE_TABLES, STD, Finding, ScoreRow, Sources, listing, published, run_name
 
 
 def check_marks(sources: Sources) -> Iterator[Finding]:

@@ -10,12 +10,12 @@ WARNING = (
 )
 
 
-def kind_of(dataset_source: str, llm_source: str) -> str:
+def kind_of(dataset_source: str, llm_source: str | None) -> str:
     """Return the kind of a run's rows: a property of what the run uses, and of nothing else.
 
     Args:
         dataset_source: ``datasets.*.source``: ``glassbox`` is the generated world.
-        llm_source: ``llm.source``: ``scratch`` is a model that the run trains for itself.
+        llm_source: ``llm.source``: ``scratch`` is a model that the run trains for itself; None where none is used.
     """
     if dataset_source == "glassbox":
         return "demo"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xrec_repro.metrics.columns import stated_column
-from xrec_repro.paper.published import PublishedScores, read_rows
+from xrec_repro.published import PublishedScores, read_rows
 
 _DIGEST = "@sha256:"  # behind the name of a folder in a signature, whose digest says what it is; its name does not
 

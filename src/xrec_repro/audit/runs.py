@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xrec_repro.accounting.emissions import recompute_published_emissions
-from xrec_repro.paper.audit_facts import Finding, Sources, listing, published
+from xrec_repro.audit.facts import Finding, Sources, listing, published
 
 # Name -> the emissions of a row of `recompute_published_emissions`, in kg.
 _HYPOTHESES: dict[str, Callable[[Mapping[str, Any]], float]] = {

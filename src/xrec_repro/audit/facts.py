@@ -1,6 +1,5 @@
 """What the audit reads and what it finds: the papers' printed facts as rows, and findings about them."""
 
-import csv
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from typing import Any, Literal
 
 from xrec_repro.errors import DataError
 from xrec_repro.identity import sha256_file
-from xrec_repro.io import require_file
+from xrec_repro.published import read_rows
 
 Verdict = Literal["agrees", "differs", "not checked"]
 
@@ -120,7 +119,8 @@ class Sources:
             DataError: The file is missing, or lacks a column or a cell.
         """
         if name not in self._facts:
-            self._facts[name] = _read(self.resources / "published" / f"{name}.csv", _COLUMNS[name].split())
+            rows = read_rows(self.resources / "published" / f"{name}.csv", _COLUMNS[name].split())
+            self._facts[name] = [row for _, row in rows]
         return self._facts[name]
 
     def scores(self, table: str) -> list[ScoreRow]:
@@ -210,23 +210,6 @@ def published(*names: str) -> tuple[str, ...]:
 def listing(parts: Iterable[str]) -> str:
     """Join parts for people, or say that there is none."""
     return "; ".join(parts) or "none"
-
-
-def _read(path: Path, needed: list[str]) -> list[dict[str, str]]:
-    with require_file(path, _RESTORE).open(encoding="utf-8", newline="") as stream:
-        reader = csv.DictReader(stream)
-        try:
-            for name in needed:
-                if name not in (reader.fieldnames or []):
-                    raise DataError(f"{path}: column {name!r} is missing; {_RESTORE}")
-            rows = []
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(f"{path}: line {reader.line_num}: not as many cells as the header; {_RESTORE}")
-                rows.append(row)
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise DataError(f"{path}: not a table in UTF-8 ({error}); {_RESTORE}") from error
-    return rows
 
 
 def _require_number(place: str, key: str, text: str) -> None:

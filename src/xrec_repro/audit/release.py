@@ -10,12 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from xrec_repro.audit.facts import Finding, Sources, listing, published
 from xrec_repro.contracts import RELEASED_EDGES, RELEASED_TEXTS
 from xrec_repro.data.release import import_release
 from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_table
-from xrec_repro.paper.audit_facts import Finding, Sources, listing, published
 from xrec_repro.safe_pickle import load_pickle
 
 _SIZES = ("users", "items", "interactions")

@@ -47,8 +47,13 @@ def bootstrap_distribution(scores: np.ndarray, samples: int, rng: np.random.Gene
 
 
 def jackknife(scores: np.ndarray) -> np.ndarray:
-    """Return `observed` without one example at a time: shape ``(examples, 2, metrics)``."""
+    """Return `observed` without one example at a time: shape ``(examples, 2, metrics)``.
+
+    Of a single example nothing is left: it is its own jackknife, which has no influence.
+    """
     metrics, seeds, n = scores.shape
+    if n == 1:
+        return observed(scores)[None]
     columns = _moments(scores)
     left = _from_moments(((columns.sum(axis=0) - columns) / (n - 1)).reshape(n, 2, metrics, seeds))
     left[:, 0] += observed(scores)[0]
