@@ -103,7 +103,7 @@ def test_a_missing_key_is_named(root, place, message):
         ("experiments", "xrec", {"published_model": ""}, "experiments.xrec.published_model: '' should be non-empty"),
         ("run", "seeds", [1, 1], r"run.seeds: \[1, 1\] has non-unique elements"),
         ("paper", "sparsity", {"groups": 4, "metrics": ["bleurt"]}, "paper.sparsity.groups: 4 is not one of 5, 3"),
-        ("paper", "sparsity", {"groups": 5, "metrics": ["usr"]}, "paper.sparsity.metrics.0: 'usr' should not be valid"),
+        ("paper", "sparsity", {"groups": 5, "metrics": ["usr"]}, "paper.sparsity.metrics: usr is a score of all"),
         (
             "paper",
             "figure3",

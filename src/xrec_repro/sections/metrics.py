@@ -2,12 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from xrec_repro.setting_types import (
     LARGEST,
     UNIQUE,
     Dtype,
+    Entry,
+    Module,
     Number,
     Positive,
     PositiveNumber,
@@ -20,9 +22,6 @@ from xrec_repro.setting_types import (
 
 Length = Annotated[int, Field(ge=8, le=LARGEST)]
 Vocabulary = Annotated[int, Field(ge=300, le=LARGEST)]
-MetricName = Literal[
-    "llamascore", "gptscore", "bertscore", "bartscore", "bleurt", "usr", "bleu", "rouge", "distinct", "faithfulness"
-]
 
 
 class LlamaScore(Section):
@@ -118,11 +117,22 @@ class Without(Section):
     """A metric without settings."""
 
 
+class OwnMetric(Entry):
+    """A metric from outside; its other keys are its settings (docs/add-a-metric.md)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    module: Module = key("of your own; without one, the name is that of an entry point of xrec_repro.metrics", None)
+
+
 class Metrics(Section):
     """Which metrics are scored, and everything in their signatures; a metric's section has its name."""
 
-    use: Annotated[list[MetricName], Field(min_length=1, json_schema_extra=UNIQUE)] = key(
-        "gptscore needs a server; faithfulness is scored where true reasons are known (glassbox)",
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OwnMetric]
+
+    use: Annotated[list[str], Field(min_length=1, json_schema_extra=UNIQUE)] = key(
+        "keys of this section; what a metric needs and a data set or method lacks leaves it out there",
         ["llamascore", "bertscore", "bartscore", "bleurt", "usr", "bleu", "rouge", "distinct", "faithfulness"],
     )
     llamascore: LlamaScore
@@ -135,6 +145,11 @@ class Metrics(Section):
     rouge: ROUGE
     distinct: Without
     faithfulness: Without
+    rmse: Without
+    mae: Without
+    fmr: Without
+    fcr: Without
+    div: Without
 
 
 class Scorer(Section):
