@@ -3,6 +3,7 @@
 ``make docs`` runs it; a test fails where a file says something else than `xrec_repro.sections`.
 """
 
+import inspect
 import json
 import re
 import sys
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from xrec_repro.io import write_text
+from xrec_repro.methods import METHODS
+from xrec_repro.plugins import PACKAGE, Room, settings_schema
+from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.sections import configuration_schema
 from xrec_repro.setting_types import LARGEST, PART_OF, WHOLE
 
@@ -22,6 +26,7 @@ START, END = "<!-- keys -->\n", "<!-- /keys -->\n"
 WIDTH, COLUMN, LONGEST = 120, 28, 50  # of lines, of comments, and of code that has room for one behind it
 _KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>(?: *[^ #]\S*)+))?(?: +#.*)?")
 _COMMENT = re.compile(r" {20,}#.*")
+_ATTRIBUTE = re.compile(r"^    (\w+): (.+\n(?:     +.+\n)*)", re.MULTILINE)
 _BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
 _TYPES = {"object": "mapping", "array": "list", "string": "text", "boolean": "true or false", "null": "null"}
 
@@ -65,8 +70,26 @@ def _beside(code: str, meaning: str) -> list[str]:
 
 
 def page(schema: dict[str, Any]) -> str:
-    """Return the tables of all keys, a section each, as Markdown."""
-    return "\n".join(line for place, node in _sections(schema, "") for line in _section(place, node))
+    """Return the tables of all keys, a section or kind each, as Markdown."""
+    found = [*_sections(schema, ""), *_kinds(RECOMMENDERS), *_kinds(METHODS)]
+    return "\n".join(line for place, node in found for line in _section(place, node))
+
+
+def _kinds(room: Room) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield what each kind of this package adds to its entries: types and meanings are its class of settings'."""
+    for kind in sorted(kind for kind, module in room.kinds().items() if module.startswith(f"{PACKAGE.name}.")):
+        found = room.chosen({"kind": kind}, room.name)
+        node = settings_schema(found.Settings) | {"description": (found.__doc__ or "").splitlines()[0]}
+        for name, meaning in _meanings(found.Settings).items():
+            node["properties"][name] |= {"description": meaning}
+        yield f"{room.name}.<name>, kind: {kind}", node
+
+
+def _meanings(kind: type) -> dict[str, str]:
+    """Return field -> meaning, from the part Attributes of the docstrings of a class and of its bases."""
+    texts = [(inspect.cleandoc(one.__doc__ or "") + "\n").partition("Attributes:\n")[2] for one in kind.__mro__[::-1]]
+    found = {name: meaning for text in texts for name, meaning in _ATTRIBUTE.findall(text)}
+    return {name: " ".join(meaning.replace("``", "`").split()) for name, meaning in found.items()}
 
 
 def _sections(node: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -139,15 +139,24 @@ def read_settings(kind: type, values: Mapping[str, Any], place: str) -> Any:
     Raises:
         ConfigError: A setting is unknown, missing, or not of its type; the line names it.
     """
-    types = get_type_hints(kind, include_extras=True)
-    required = {one.name: one.default is dataclasses.MISSING for one in dataclasses.fields(kind)}
-    schema = {"properties": {name: _schema(types[name]) for name in required}, "additionalProperties": False}
-    for problem in problems(dict(values), schema, place):
+    schema = settings_schema(kind)
+    for problem in problems(dict(values), {**schema, "required": []}, place):
         raise ConfigError(problem)
-    for name in required:
-        if required[name] and name not in values:
+    for name in schema["required"]:
+        if name not in values:
             raise ConfigError(f"{place}.{name}: missing; give it")
     return kind(**values)
+
+
+def settings_schema(kind: type) -> dict[str, Any]:
+    """Return the JSON schema of a dataclass of settings."""
+    types, known = get_type_hints(kind, include_extras=True), dataclasses.fields(kind)
+    given = {one.name: {} if one.default is dataclasses.MISSING else {"default": one.default} for one in known}
+    return {
+        "properties": {name: _schema(types[name]) | default for name, default in given.items()},
+        "required": [name for name, default in given.items() if not default],
+        "additionalProperties": False,
+    }
 
 
 def _schema(kind: Any) -> dict[str, Any]:

@@ -72,6 +72,9 @@ def test_the_page_lists_every_key_as_it_is_declared(root, pages):
     assert pages.filled(text) == text, "run make docs"
     assert "| `cold_users` | number ≥ 0 < 1 | `0.0` |" in text
     assert pages.filled(text.replace("number ≥ 0 < 1", "number")) == text
+    lightgcn = text.partition("### `recommenders.<name>, kind: lightgcn`")[2].partition("###")[0]
+    assert "| `dim` | integer ≥ 1 | must be given | Width of its embeddings. |" in lightgcn
+    assert lightgcn.count("| must be given |") == 13
 
 
 @pytest.mark.parametrize(
