@@ -4,10 +4,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from xrec_repro.metrics.columns import stated_column
 from xrec_repro.published import PublishedScores, read_rows
 
-# Scores of a whole set of texts: they fall with its size, and so compare between sets of one size only.
-WHOLE_SET = frozenset({"usr", "distinct_1", "distinct_2"})
 _DIGEST = "@sha256:"  # behind the name of a folder in a signature, whose digest says what it is; its name does not
 
 
@@ -94,7 +93,7 @@ class Comparable:
 
 def unequal_size(metric: str, n: int, other_n: int) -> str | None:
     """Return why scores of so many examples do not compare: those of a whole set of texts need sets of one size."""
-    return f"N {n:,} against {other_n:,}" if metric in WHOLE_SET and n != other_n else None
+    return f"N {n:,} against {other_n:,}" if stated_column(metric).whole and n != other_n else None
 
 
 def apart(differences: dict[tuple[str, int], str | None]) -> str | None:

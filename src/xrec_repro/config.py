@@ -20,6 +20,9 @@ from xrec_repro.config_files import read_config_file, with_added
 from xrec_repro.errors import ConfigError
 from xrec_repro.methods import METHODS
 from xrec_repro.methods.base import Method
+from xrec_repro.metrics import METRICS
+from xrec_repro.metrics.registry import metric_class, stated
+from xrec_repro.plugins import CHOICE, read_settings
 from xrec_repro.recommenders import RECOMMENDERS
 
 # Sections that an experiment may override: everything else is computed once a data set and shared.
@@ -103,7 +106,30 @@ def check_config(config: Config, schema: Config) -> None:
     _check_recommenders(config)
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
-    bertscore = config["metrics"]["bertscore"]
+    _check_metrics(config)
+    for place, name in _named_experiments(config):
+        if name not in (known := config["experiments"]):
+            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
+
+
+def _check_metrics(config: Config) -> None:
+    """Check the entries of metrics from outside, which the schema does not know, and what it cannot tell of ours."""
+    section, place = config["metrics"], "configuration: metrics"
+    for name in section["use"]:
+        if name not in section:
+            raise ConfigError(f"{place}.use: {name!r} has no section{hint(name, section)}; give it metrics.{name}")
+    for name in section.keys() - METRICS.own.keys() - {"use"}:
+        entry = section[name]
+        if "module" not in entry and name not in METRICS.kinds():
+            meant = hint(name, METRICS.own)
+            raise ConfigError(f"{place}.{name}: unknown key{meant}; a metric of your own names its module")
+        _check_own_metric(entry, name, place)
+    columns: dict[str, str] = {}
+    for name in (*sorted(METRICS.own), *(name for name in section["use"] if name not in METRICS.own)):
+        for column in stated(name, section.get(name, {})).columns:
+            if columns.setdefault(column, name) != name:
+                raise ConfigError(f"{place}.{name}: its column {column!r} is one of {columns[column]} too; rename it")
+    bertscore = section["bertscore"]
     if bertscore["model"] == "scratch":
         raise ConfigError("configuration: metrics.bertscore.model: no run trains one; use minilm, or a folder")
     if bertscore["rescale"] is True and bertscore["revision"] is None:
@@ -111,9 +137,20 @@ def check_config(config: Config, schema: Config) -> None:
             "configuration: metrics.bertscore.rescale: true finds the baseline of a hub repository (with its revision) "
             "alone; for a folder name the baseline of its model, e.g. roberta-large"
         )
-    for place, name in _named_experiments(config):
-        if name not in (known := config["experiments"]):
-            raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
+    for column in config["paper"]["sparsity"]["metrics"]:
+        if column in columns and stated(columns[column], section.get(columns[column], {})).columns[column].whole:
+            raise ConfigError(
+                f"configuration: paper.sparsity.metrics: {column} is a score of all texts together and has no groups"
+            )
+
+
+def _check_own_metric(entry: Config, name: str, place: str) -> None:
+    try:
+        kind = metric_class(name, entry)
+        kind.from_settings(entry)
+    except ConfigError as error:
+        raise ConfigError(f"configuration: {error}") from None
+    read_settings(kind, {key: value for key, value in entry.items() if key not in CHOICE}, f"{place}.{name}")
 
 
 def _check_overrides(config: Config, schema: Config, name: str) -> None:

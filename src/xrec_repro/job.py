@@ -43,6 +43,10 @@ class Job:
         self.input, self.output = _paths(snakemake.input), _paths(snakemake.output)
         told = {name: p.value if isinstance(p, Told) else p for name, p in snakemake.params.items()}
         self.params = SimpleNamespace(**told)
+        if hasattr(self.params, "metric_columns"):
+            from xrec_repro.metrics.columns import declare  # what a rule of the paper stage knows of scores
+
+            declare(self.params.metric_columns)
         self._compute = getattr(self.params, "compute", None) or {}
         self.settings = self.params.settings
         if neutral := getattr(self.params, "neutral", None):

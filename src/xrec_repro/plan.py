@@ -21,8 +21,11 @@ from xrec_repro.config import (
     settings,
     sweep_members,
 )
+from xrec_repro.errors import ConfigError
 from xrec_repro.identity import code_digest, libraries_of, places_digest
 from xrec_repro.kinds import kind_of
+from xrec_repro.metrics.columns import Stated, Told, as_told
+from xrec_repro.metrics.registry import metric_file, metric_names, stated
 from xrec_repro.plugins import module_file
 from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
@@ -30,7 +33,6 @@ from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 Files = dict[str, Any]
 Row = dict[str, Any]
 BUNDLED = ("minilm",)  # names of models that a package carries
-NEEDS_TRUTH = ("faithfulness",)
 
 
 def when(condition: Any, **files: Any) -> Files:
@@ -60,7 +62,7 @@ class Plan:
         raw: Data set -> kind -> its raw files, as they are when the configuration is read.
 
     Raises:
-        ConfigError: A sweep cannot be expanded, or no file matches a pattern.
+        ConfigError: A sweep cannot be expanded, no file matches a pattern, or nothing can score an experiment.
     """
 
     def __init__(self, config: Config, root: Path) -> None:
@@ -82,6 +84,12 @@ class Plan:
         # Relative, as all paths in params and inputs are, so that a copy of the folder elsewhere is the same run.
         self.resources = os.path.relpath(root / "resources")
         self._settings = lru_cache(None)(lambda *names: settings(self.config, *names))
+        for pair in self.pairs:
+            if not self.metrics(*pair):
+                raise ConfigError(
+                    f"configuration: metrics.use: none of {', '.join(config['metrics']['use'])} can score "
+                    f"{'/'.join(pair)}, which has no true reasons or predicts no ratings; add one"
+                )
 
     def settings(self, dataset: str, experiment: str | None = None) -> Config:
         """Return the settings of a data set, or of an experiment on it; not to be changed."""
@@ -277,41 +285,66 @@ class Plan:
         count = 1 if stage == "judging" and metric not in JUDGES else self.config["scatter"][stage]
         return shard_names(count) if count > 1 else []
 
+    def stated(self, metric: str) -> Stated:
+        """Return what a metric states of itself."""
+        return stated(metric, self.config["metrics"][metric])
+
+    def metric_columns(self) -> Told:
+        """Return metric -> column -> what is stated of it: the metrics of the package, and those in use."""
+        names = dict.fromkeys([*metric_names(), *self.config["metrics"]["use"]])
+        return as_told({name: stated(name, self.config["metrics"].get(name, {})) for name in names})
+
+    def metrics(self, dataset: str, experiment: str) -> list[str]:
+        """List the metrics in use that have what they need of an experiment.
+
+        True reasons are known of a glassbox alone, ratings where the method predicts some. Whether the data have
+        ratings or features is seen when they are scored.
+        """
+        known = {"reference", "feature"} | ({"truth"} if self.source(dataset) == "glassbox" else set())
+        known |= {"rating"} if "ratings" in method_class(self.config, experiment).predicts else set()
+        return [metric for metric in self.config["metrics"]["use"] if known.issuperset(self.stated(metric).needs)]
+
     def runs_model(self, metric: str) -> bool:
         """Tell whether a metric runs a model in its own job."""
-        return "model" in self.config["metrics"][metric] and metric != "gptscore"
+        return "model" in self.stated(metric).files
 
     def metric_memory(self, metric: str) -> int:
         """Return the memory of a metric's job in MB: without a model, with a small one of ours, with a large one."""
         if not self.runs_model(metric):
             return 1000
-        small = self.config["metrics"][metric]["model"] in ("scratch", *BUNDLED)
+        small = self.config["metrics"][metric].get("model") in ("scratch", *BUNDLED)
         return 4000 if small else 32000 if metric in JUDGES else 16000
 
     def metric_places(self, w: Any, metric: str) -> Files:
         """Return the user's own files that a metric reads: a model's folder, a state dict."""
         chosen = self.config["metrics"][metric]
-        named = self.runs_model(metric) and chosen["model"] not in ("scratch", *BUNDLED) and chosen["revision"] is None
-        return when(named, model=chosen.get("model")) | when(chosen.get("weights"), weights=chosen.get("weights"))
+        places = {name: chosen[name] for name in self.stated(metric).files if chosen.get(name) is not None}
+        elsewhere = places.get("model") in ("scratch", *BUNDLED) or chosen.get("revision") is not None
+        return {name: place for name, place in places.items() if not (name == "model" and elsewhere)}
 
     def metric_inputs(self, w: Any, metric: str) -> Files:
         """Return the explanations, and what the metric reads beside them."""
-        scratch = self.config["metrics"][metric].get("model") == "scratch"
+        scratch = self.config["metrics"][metric].get("model") == "scratch" and metric in SCRATCH_SCORERS
+        needs, shared = self.stated(metric).needs, self.shared.format(dataset=w.dataset)
         return (
             {"explanations": f"{self.experiment}/generation/explanations.parquet".format(**w)}
-            | when(metric in NEEDS_TRUTH, truth=f"{self.shared}/world/truth.parquet".format(dataset=w.dataset))
+            | when("truth" in needs, truth=f"{shared}/world/truth.parquet")
+            | when({"rating", "feature"} & set(needs), examples=self.examples.format(dataset=w.dataset))
             | when(scratch, model=f"{self.run}/scorers/{SCRATCH_SCORERS.get(metric)}/model")
         )
 
+    def metric_code(self, metric: str) -> str:
+        """Return the digest of what scores a metric: the stage's code and its own module's."""
+        script = self.root / "workflow/scripts/score_metric.py"
+        return code_digest(str(script), metric_file(metric, self.config["metrics"][metric]))
+
     def metric_libraries(self, metric: str) -> dict[str, str | None]:
         """Return the versions of the libraries that a metric's signature names."""
-        return libraries_of(self.root / f"src/xrec_repro/metrics/{metric}.py")
+        return libraries_of(metric_file(metric, self.config["metrics"][metric]))
 
     def scores(self, w: Any) -> Files:
-        """Return the files of all metrics of an experiment: true reasons are known of a glassbox alone."""
-        known = self.source(w.dataset) == "glassbox"
-        names = [metric for metric in self.config["metrics"]["use"] if known or metric not in NEEDS_TRUTH]
-        folder = f"{self.experiment}/metrics".format(**w)
+        """Return the files of all metrics of an experiment."""
+        folder, names = f"{self.experiment}/metrics".format(**w), self.metrics(w.dataset, w.experiment)
         return {
             "scores": [f"{folder}/{name}/scores.parquet" for name in names],
             "summaries": [f"{folder}/{name}/summary.json" for name in names],

@@ -47,13 +47,14 @@ class Room:
     base: type
 
     @property
-    def _own(self) -> dict[str, str]:
+    def own(self) -> dict[str, str]:
+        """The kinds of this package and the module of each."""
         return _kinds(self.name, self.attribute)
 
     def kinds(self) -> dict[str, str]:
         """Return the kinds at hand and the module of each, without importing one; this package wins a name."""
         points = {point.name: point.module for point in metadata.entry_points(group=f"{PACKAGE.name}.{self.name}")}
-        return points | self._own
+        return points | self.own
 
     def module_of(self, entry: Mapping[str, Any], place: str) -> str:
         """Return the dotted name of the module behind an entry.
@@ -66,8 +67,8 @@ class Room:
             ConfigError: It names neither a kind nor a module, or both, or an unknown kind.
         """
         kind, module = entry.get("kind"), entry.get("module")
-        if module is None and kind in self._own:  # most often: to look for entry points takes longer
-            return self._own[kind]
+        if module is None and kind in self.own:  # most often: to look for entry points takes longer
+            return self.own[kind]
         known = self.kinds()
         if (kind is None) == (module is None):
             raise ConfigError(f"{place}: give it a kind ({', '.join(known)}) or a module of your own, one of the two")

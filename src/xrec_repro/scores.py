@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, read_table, require_file
+from xrec_repro.metrics.columns import known_metrics
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -29,7 +30,7 @@ def attach(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Sequence[str |
 
 
 def with_summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Give each row the content of its summary, less what failed, and ``failed``: metric -> reason.
+    """Give each row the content of its summary, less what failed or is absent, and ``failed``: metric -> reason.
 
     A metric that failed for one seed of an experiment is left out of all its seeds: no mean is over a part of them.
 
@@ -51,16 +52,21 @@ def with_summaries(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         failed.setdefault((row["dataset"], row["experiment"]), {}).update(reasons)
     for row in found:
         row["failed"] = failed[row["dataset"], row["experiment"]]
-        row["summary"] = {name: cell for name, cell in row["summary"].items() if reason_of(name, row["failed"]) is None}
+        row["summary"] = {
+            name: cell
+            for name, cell in row["summary"].items()
+            if "absent" not in cell and reason_of(name, row["failed"]) is None
+        }
     return found
 
 
 def reason_of(column: str, failed: Mapping[str, str]) -> str | None:
     """Return why a column is empty, of metrics that failed; None if its metric did not.
 
-    A metric's columns have its name, or begin with it (``bertscore``: ``bertscore_f1``).
+    Of a metric that is not known, its name stands for its columns.
     """
-    return next((why for name, why in failed.items() if column == name or column.startswith(f"{name}_")), None)
+    known = known_metrics()
+    return next((why for name, why in failed.items() if column in known.get(name, (name,)) or column == name), None)
 
 
 def with_intervals(rows: Sequence[Mapping[str, Any]], statistics: Mapping[str, Any]) -> list[dict[str, Any]]:

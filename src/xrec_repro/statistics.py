@@ -2,7 +2,8 @@
 
 A system's score is its mean over the examples, averaged over its seeds; its spread ("stability") is the population
 standard deviation over the examples, averaged over its seeds. Resampling draws examples (`resampling`);
-docs/statistics.md explains the choices. Of every metric, higher is better, and of every standard deviation, lower.
+docs/statistics.md explains the choices. Which way a mean is better, the metric says (`metrics.columns`); of every
+standard deviation, lower is.
 """
 
 import math
@@ -16,6 +17,7 @@ from scipy.stats import ttest_ind_from_stats
 
 from xrec_repro import resampling
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.metrics.columns import stated_column
 from xrec_repro.scores import Run, describe, join_scores, load_runs, read_scores, same_examples
 from xrec_repro.seeding import numpy_rng
 
@@ -160,7 +162,7 @@ class Comparison:
     @property
     def direction(self) -> int:
         """1 if `system` is better, -1 if it is worse, 0 if the numbers are equal."""
-        return direction(self.difference, self.aspect)
+        return direction(self.difference, self.aspect, self.metric)
 
     def decision(self, settings: Settings) -> int:
         """Return `direction` where the difference is significant, else 0; an exploratory one decides nothing."""
@@ -168,9 +170,10 @@ class Comparison:
         return self.direction if settings.is_primary(self.metric) and p is not None and p <= settings.alpha else 0
 
 
-def direction(difference: float, aspect: str) -> int:
+def direction(difference: float, aspect: str, metric: str) -> int:
     """Return 1 where a difference is an improvement, -1 where it is the contrary, 0 where there is none."""
-    return int(np.sign(difference)) * (1 if aspect == "mean" else -1)
+    smaller = aspect == "std" or stated_column(metric).smaller_is_better
+    return int(np.sign(difference)) * (-1 if smaller else 1)
 
 
 def bootstrap_interval(values: np.ndarray, aspect: str, settings: Settings) -> tuple[float, float]:

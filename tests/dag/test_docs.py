@@ -12,6 +12,7 @@ import yaml
 
 from xrec_repro.cli import _parser, main
 from xrec_repro.config import check_config, experiment_pairs, load_config, load_schema
+from xrec_repro.metrics.registry import build_metric
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
@@ -44,6 +45,7 @@ UNTRIED = {
     "transformers": "tests/e2e/test_transformers_serve.py starts it",
     "snakemake --cores 2 --configfile data/mine.yaml -- all": "tests/dag/test_own_data.py runs it on the page's blocks",
     "PYTHONPATH=data snakemake --cores 2 --configfile data/svd.yaml -- all": "tests/dag/test_own_recommender.py does",
+    "PYTHONPATH=data snakemake --cores 2 --configfile data/ratio.yaml -- all": "test_the_metric_of_the_page_works does",
     "snakemake --profile profiles/pbs all": "a profile that a reader writes",
     "snakemake --unlock": "unlocks",
     "snakemake --profile slurm --unlock": "unlocks",
@@ -57,7 +59,7 @@ OTHER_YAML = {
     ("cluster.md", "set-resources:"): "a piece of a Snakemake profile, with its variables",
     ("cluster.md", "__use_yte__: true"): "a Snakemake profile for another scheduler",
     ("add-a-recommender.md", "recommenders:"): "names the page's own module: tests/dag/test_own_recommender.py",
-    ("add-a-metric.md", "metrics:"): "the keys of a metric that the page defines: test_the_metric_of_the_page_works",
+    ("add-a-metric.md", "metrics:"): "names the page's own module: test_the_metric_of_the_page_works",
 }
 
 
@@ -190,11 +192,27 @@ def test_every_other_yaml_is_on_its_page():
     assert set(OTHER_YAML) <= there
 
 
-def test_the_metric_of_the_page_works():
+def test_the_metric_of_the_page_works(tmp_path, monkeypatch, capsys):
     found = dict(blocks(ROOT / "docs/add-a-metric.md"))
-    module: dict = {"__name__": "length_ratio"}
-    exec(compile(found["python"], "length_ratio.py", "exec"), module)
-    section = yaml.safe_load(found["yaml"])["metrics"]["length_ratio"]
-    metric = module["METRIC"].from_settings(section)
-    assert metric.signature == "length_ratio|cap:2.0|tokens:whitespace|v:1"
-    assert metric.score(["a b", "a b c"], ["a b c d", "a"]).columns["length_ratio"].tolist() == [0.5, 2.0]
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "length_ratio.py").write_text(found["python"])
+    (folder / "ratio.yaml").write_text(found["yaml"])
+    monkeypatch.syspath_prepend(folder)
+    try:
+        section = yaml.safe_load(found["yaml"])["metrics"]["length_ratio"]
+        metric = build_metric("length_ratio", section)
+        assert metric.signature == "length_ratio|cap:2.0|tokens:whitespace|v:1"
+        scores = metric.score(["a b", "a b c"], ["a b c d", "a"])
+        assert (scores.columns["length_ratio"].tolist(), scores.counts) == ([0.5, 2.0], {"capped": 1})
+        for name, texts in (("p.txt", "a b\na b c\n"), ("r.txt", "a b c d\na\n")):
+            (tmp_path / name).write_text(texts)
+        words = ["--metrics", "length_ratio", "--config", str(folder / "ratio.yaml")]
+        assert main(["score", str(tmp_path / "p.txt"), str(tmp_path / "r.txt"), *words]) == 0
+        assert "length_ratio  1.2500" in capsys.readouterr().out
+    finally:
+        sys.modules.pop("length_ratio", None)
+    path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    planned = plan(tmp_path, "--cores", "2", "--configfile", str(folder / "ratio.yaml"), "--", "all", PYTHONPATH=path)
+    assert re.search(r"^score_length_ratio +[1-9]", planned, flags=re.MULTILINE)
+    assert "length_ratio/scores.parquet" in planned

@@ -135,6 +135,11 @@ TINY = [
         NOTHING,
         overlay={"metrics": {m: {"batch_size": 3} for m in ("bertscore", "bartscore", "bleurt", "llamascore")}},
     ),
+    Edit(
+        "the heading of a metric that is not used",
+        PAPER - COSTS,
+        {f"{SRC}/metrics/gptscore.py": ('Column("GPTScore", "GPT"', 'Column("GPTScore", "GPT 3.5"')},
+    ),
     Edit("a metric that is not used", NOTHING, overlay={"metrics": {"gptscore": {"temperature": 1.0}}}),
     Edit("a chat model that writes nothing", NOTHING, overlay={"defaults": {"profiles": {"chat": {"model": "other"}}}}),
     Edit("llm.repo of a scratch model", NOTHING, overlay={"defaults": {"llm": {"repo": "a/b", "path": "c"}}}),

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.metrics.base import Metric, Scores, summary
+from xrec_repro.metrics.columns import Column
 from xrec_repro.metrics.registry import build_metric, metric_class, metric_names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Toy(Metric):
     name: ClassVar[str] = "toy"
-    without_std: ClassVar[frozenset[str]] = frozenset({"toy_b"})
+    columns: ClassVar[dict[str, Column]] = {"toy_a": Column("A"), "toy_b": Column("B", whole=True)}
 
     word: str | None
     scale: float
@@ -100,6 +101,7 @@ def test_nothing_to_score_is_refused():
 class Picky(Toy):
     """Reads a number from each prediction; an empty one cannot be scored."""
 
+    columns: ClassVar[dict[str, Column]] = {"toy_a": Column("A")}
     may_miss: ClassVar[bool] = True
 
     def _columns(self, predictions, references):
@@ -113,7 +115,8 @@ class Strict(Picky):
 
 @dataclass(frozen=True, kw_only=True)
 class Knowing(Toy):
-    needs_truths: ClassVar[bool] = True
+    columns: ClassVar[dict[str, Column]] = {"toy_a": Column("A")}
+    needs: ClassVar[tuple[str, ...]] = ("reference", "truth")
 
     def _columns(self, predictions: Sequence[str], references: Sequence[str], truths: Sequence[Collection[str]]):
         hits = [float(p in truth) for p, truth in zip(predictions, truths, strict=True)]

@@ -19,6 +19,7 @@ from xrec_repro.contracts import EXPLANATIONS, TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_json, write_table
 from xrec_repro.metrics.base import Metric, Scored
+from xrec_repro.metrics.columns import Column
 from xrec_repro.metrics.score import format_scores, merge_scores, read_texts, score_explanations, score_files
 
 TEXTS = ["a good book", "", "naïve – café | x"]
@@ -72,6 +73,7 @@ class Lengths(Metric):
     """Length of the prediction; an empty one cannot be scored."""
 
     name: ClassVar[str] = "lengths"
+    columns: ClassVar[dict[str, Column]] = {"lengths": Column("Lengths")}
     may_miss: ClassVar[bool] = True
 
     def _columns(self, predictions, references):

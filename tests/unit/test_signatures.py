@@ -33,7 +33,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bleu": {"effective_order": True, "smoothing": "exp", "tokenizer": "13a", "lowercase": False},
     "bleurt": {**HUB, "max_length": 512, "dtype": "float32", "batch_size": 16},
     "distinct": {},
+    "div": {},
     "faithfulness": {},
+    "fcr": {},
+    "fmr": {},
     "gptscore": {
         "base_url": "http://127.0.0.1:1/v1",
         "model": "gpt-3.5-turbo",
@@ -56,6 +59,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "dtype": "bfloat16",
         "batch_size": 8,
     },
+    "mae": {},
+    "rmse": {},
     "rouge": {"stemmer": False},
     "usr": {},
 }

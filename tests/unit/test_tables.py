@@ -9,7 +9,8 @@ import pytest
 
 from xrec_repro.errors import DataError
 from xrec_repro.kinds import kind_of
-from xrec_repro.paper.tables import DEFAULT_COLUMNS, METRICS, make_table1, make_table2
+from xrec_repro.metrics.columns import known_columns
+from xrec_repro.paper.tables import DEFAULT_COLUMNS, make_table1, make_table2
 
 ROBERTA = "FacebookAI/roberta-large|rev:722cf37b1afa9454edce342e7895e588b6ff1d59"
 BERT = f"bertscore|model:{ROBERTA}|layer:17|idf:no|rescale:roberta-large|v:0.3.13"  # as published
@@ -304,7 +305,7 @@ def test_examples_that_could_not_be_scored_are_told(tmp_path, root):
 
 
 def all_metrics() -> dict:
-    return {name: cell(0.5, None if name == "usr" else 0.1, f"{name}|v:1") for name in METRICS}
+    return {name: cell(0.5, None if name == "usr" else 0.1, f"{name}|v:1") for name in known_columns()}
 
 
 def test_columns_are_chosen_in_order_and_the_csv_file_has_all(tmp_path, root):
@@ -313,13 +314,27 @@ def test_columns_are_chosen_in_order_and_the_csv_file_has_all(tmp_path, root):
     assert md_rows(markdown)[0][3:] == ["ROUGE-L ↑", "USR ↑", "ROUGE-L std ↓"]
     assert "bleurt|v:1" not in markdown
     assert "BLEURT" not in tex
-    assert all(rows[0][name] == "0.5" for name in METRICS)
+    assert all(rows[0][name] == "0.5" for name in known_columns())
     _, markdown, _ = make(tmp_path, root, [one])
     assert len(md_rows(markdown)[0]) == 3 + len(DEFAULT_COLUMNS) + len(DEFAULT_COLUMNS) - 1
     assert "Faith. F1 ↑" in markdown
     assert "ROUGE" not in markdown
     _, markdown, _ = make(tmp_path, root, [one], columns=None)
-    assert len(md_rows(markdown)[0]) == 3 + 2 * len(METRICS) - 1
+    assert len(md_rows(markdown)[0]) == 3 + 2 * len(known_columns()) - 1
+
+
+def test_of_a_metric_that_says_so_smaller_is_better(tmp_path, root):
+    scores = {"one": 0.9, "two": 0.7, "three": 0.8}
+    entries = [
+        entry(0, experiment=name, summary={"mae": cell(value, 0.1, "mae|v:1"), "bleu_4": cell(value, 0.1, "bleu|v:1")})
+        for name, value in scores.items()
+    ]
+    rows, markdown, _ = make(tmp_path, root, entries, columns=["mae", "bleu_4"])
+    assert [row["mae_rank"] for row in rows] == ["3", "1", "2"]
+    assert [row["bleu_4_rank"] for row in rows] == ["1", "3", "2"]
+    assert md_rows(markdown)[0][3:] == ["MAE ↓", "BLEU-4 ↑", "MAE std ↓", "BLEU-4 std ↓"]
+    assert "higher is better, but for those marked ↓." in markdown
+    assert "**0.7000**" in markdown
 
 
 def test_a_run_without_the_default_metrics_prints_those_it_has(tmp_path, root):
@@ -331,7 +346,7 @@ def test_a_run_without_the_default_metrics_prints_those_it_has(tmp_path, root):
 def test_wide_tables_are_split_and_keep_their_number(tmp_path, root):
     _, _, tex = make(tmp_path, root, [entry(0, summary=all_metrics())], columns=None)
     widths = [len(form) - 3 for form in re.findall(r"\\begin{tabular}{([lr]+)}", tex)]
-    assert widths == [11, 6, 11, 5]
+    assert widths == [11, 11, 11, 10]
     assert tex.count("\\addtocounter{table}{-1}") == 3
     assert len(set(re.findall(r"\\label{(.+)}", tex))) == 4
 

@@ -57,7 +57,7 @@ for METRIC in config["metrics"]["use"]:
             **failure_params(MADE),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
             **when(PLAN.runs_model(METRIC), compute=config["compute"]),
-            code=PLAN.digest("score_metric", f"metrics/{METRIC}"),
+            code=PLAN.metric_code(METRIC),
         script:
             "../scripts/score_metric.py"
 

@@ -3,6 +3,7 @@
 CHOICES = config["paper"]
 TABLE_OPTIONS = {name: CHOICES["tables"][name] for name in ("columns", "published", "show_difference")}
 TABLE_OPTIONS |= {"primary": config["statistics"]["primary"]}
+COLUMNS = PLAN.metric_columns()
 # What tables, figures and reports read of the folder resources.
 COMPARED = ["published/signatures.csv", "models.tsv"]  # what tells whether a score compares with a published one
 TABLE1, TABLE2 = (
@@ -33,6 +34,7 @@ rule make_table1:
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE1),
         files=paper_paths(CHOICES["tables"]["table1"], "summary", "generate"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("make_score_table"),
     script:
         "../scripts/make_score_table.py"
@@ -53,6 +55,7 @@ use rule make_table1 as make_table2 with:
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE2),
         files=paper_paths(CHOICES["tables"]["table2"], "summary", "generate"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("make_score_table"),
 
 
@@ -154,6 +157,7 @@ rule write_statistics:
     params:
         settings={"rows": PLAN.rows(None), "statistics": config["statistics"]},
         files=paper_paths(None, "summary", "scores"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("write_statistics"),
     script:
         "../scripts/write_statistics.py"
@@ -180,6 +184,7 @@ rule judge_claims:
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
         files=paper_paths(None, "summary", "scores"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("judge_claims"),
     script:
         "../scripts/judge_claims.py"
@@ -213,6 +218,7 @@ rule plot_figure2:
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE1, *TABLE2),
         files=paper_paths(None, "summary"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("plot_figure2"),
     script:
         "../scripts/plot_figure2.py"
@@ -263,6 +269,7 @@ rule group_scores:
     params:
         settings={"rows": PLAN.rows(None), "statistics": config["statistics"], **CHOICES["sparsity"]},
         files=paper_paths(None, "scores", "summary", "graph", "texts"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("group_scores"),
     script:
         "../scripts/group_scores.py"
@@ -289,6 +296,7 @@ rule plot_figure4:
             **CHOICES["sparsity"],
             **figure_options("figure4"),
         },
+        metric_columns=COLUMNS,
         code=PLAN.digest("plot_figure4"),
     script:
         "../scripts/plot_figure4.py"
@@ -343,6 +351,7 @@ rule pick_examples:
     params:
         settings={"rows": PLAN.rows(None), **CHOICES["examples"]},
         files=paper_paths(None, "explanations", "scores", "summary"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("pick_examples"),
     script:
         "../scripts/pick_examples.py"
@@ -366,6 +375,7 @@ rule write_browser:
     params:
         settings={"rows": PLAN.rows(None), "run": config["run"]["name"], **CHOICES["browse"]},
         files=paper_paths(None, "explanations", "scores", "summary", "examples", "truth"),
+        metric_columns=COLUMNS,
         code=PLAN.digest("write_browser"),
     script:
         "../scripts/write_browser.py"

@@ -30,6 +30,7 @@ rule plot_sweeps:
             **figure_options("sweeps"),
         },
         files=SWEPT_FILES,
+        metric_columns=COLUMNS,
         code=PLAN.digest("plot_sweeps"),
     script:
         "../scripts/plot_sweeps.py"

@@ -13,7 +13,7 @@ from xrec_repro.shards import Shard
 
 with Job(snakemake) as job:
     files, metric = vars(job.input), job.params.metric
-    own = {name: str(files[name]) for name in ("model", "weights") if name in files}
+    own = {name: str(files[name]) for name in ("model", *job.params.models) if name in files}
     settings = job.settings["metrics"][metric] | own
     what = (files["explanations"], metric, settings)
     device = job.device() if hasattr(job.params, "compute") else "cpu"
@@ -24,7 +24,8 @@ with Job(snakemake) as job:
         if sharded:
             score_shard(*what, Shard.parse(job.params.shard), job.output.blocks, device, kept)
         else:
-            score_explanations(*what, job.output.scores, job.output.summary, device, files.get("truth"), kept, replies)
+            made, known = (job.output.scores, job.output.summary), files.get("examples")
+            score_explanations(*what, *made, device, files.get("truth"), kept, replies, known)
     if failure.reason and sharded:
         write_json(job.output.blocks, {FAILED: failure.reason})
     elif failure.reason:

@@ -94,6 +94,7 @@ class Method:
         sections: Sections of the configuration that it reads and that an experiment may change for it.
         files: Names of those of its settings that are paths of the user's files. A name without a folder is one of the
             release, where the data set is one: then `Run.inputs` has its ``folder``.
+        predicts: What it gives beside texts: ``ratings`` (`Written.rating`), which the metrics of ratings then score.
         gpu: Whether it gains from a GPU.
         trained: Whether it has something to learn, …
         trained_on: … and what of its needs the configuration must leave it for that ("w/o embeddings" trains nothing).
@@ -105,6 +106,7 @@ class Method:
     needs: ClassVar[frozenset[str]] = frozenset()
     sections: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
+    predicts: ClassVar[frozenset[str]] = frozenset()
     gpu: ClassVar[bool] = False
     trained: ClassVar[bool] = False
     trained_on: ClassVar[frozenset[str]] = frozenset()

@@ -6,7 +6,7 @@ reproducibility study fit the plain checkpoint. That is `weights` here, and the 
 """
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,7 @@ from xrec_repro.metrics._models import (
     torch_dtype,
 )
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 from xrec_repro.special_tokens import special_tokens, speller
 
 LIBRARIES = ("transformers",)
@@ -75,6 +76,8 @@ class BartScore(Metric):
     """
 
     name: ClassVar[str] = "bartscore"
+    columns: ClassVar[Mapping[str, Column]] = {"bartscore": Column("BARTScore", "BART")}
+    files: ClassVar[tuple[str, ...]] = ("model", "weights")
 
     model: str
     revision: str | None

@@ -4,15 +4,49 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.identity import significant, versions
+from xrec_repro.metrics.columns import Column
+from xrec_repro.plugins import CHOICE
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Summary = dict[str, dict[str, Any]]
 FAILED = "failed"  # key of the reason in the summary of a metric without scores; its name stands for its columns
+ABSENT = "absent"  # likewise, of a metric that needs what the examples or the method do not have
+
+
+class AbsentError(DataError):
+    """The explanations have nothing of what a metric needs: it has no scores of them, and nothing failed."""
+
+
+@dataclass(frozen=True)
+class Ratings:
+    """Ratings of the examples, None where there is none, and the range of all ratings of the data."""
+
+    predicted: Sequence[float | None]
+    true: Sequence[float | None]
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Features:
+    """The feature that each example's reference is about, None where there is none, and all features of the data."""
+
+    true: Sequence[str | None]
+    known: frozenset[str]
+
+
+# What a metric may need beside the texts -> what is said where it is not given.
+_ABSENT = {
+    "truth": "the true reasons of every example, which only a glassbox data set has",
+    "rating": "predicted and true ratings, which the explanations of a method that predicts ratings have",
+    "feature": "the feature of every example, which only some data sets have",
+}
 
 
 class Scored(NamedTuple):
@@ -25,7 +59,7 @@ class Scored(NamedTuple):
         replies: As in `Scores`.
     """
 
-    columns: dict[str, np.ndarray]
+    columns: "dict[str, np.ndarray]"
     counts: dict[str, float]
     found: Mapping[str, Any] = MappingProxyType({})
     replies: Mapping[str, list[Any]] = MappingProxyType({})
@@ -45,7 +79,7 @@ class Scores:
         replies: Of a judge, the columns of `contracts.REPLIES` that tell what it replied, a value an example.
     """
 
-    columns: dict[str, np.ndarray]
+    columns: "dict[str, np.ndarray]"
     signature: str
     without_std: frozenset[str] = frozenset()
     counts: Mapping[str, float] = field(default_factory=dict)
@@ -61,17 +95,24 @@ class Metric(ABC):
     Instances are frozen, so that a signature cannot go stale.
 
     Attributes:
+        name: The first word of its signature.
+        columns: What it gives. This, `needs` and `files` are literals in the body of the class itself: plan, tables and
+            figures read them from the source (`xrec_repro.metrics.columns`).
+        needs: What it reads beside the predictions: ``reference``, and what `_columns` takes as further arguments, in
+            this order: ``truth``, the true reasons of a glassbox, ``rating``, `Ratings`, and ``feature``, `Features`.
+        files: Names of its settings that are paths of the user's files or models.
+        may_miss: Whether it may fail on single examples, for which it then gives NaN.
+        neutral: Fields that are not in the signature.
+        labels: How fields are called in the signature.
         device: ``auto`` | ``cpu`` | ``cuda``; metrics without a model ignore it.
-
-    A subclass that reads the true reasons of a glassbox sets `needs_truths`, and its `_columns` takes them as third
-    argument; one that may fail on single examples sets `may_miss` and returns NaN for them.
     """
 
     name: ClassVar[str]
-    needs_truths: ClassVar[bool] = False
+    columns: ClassVar[Mapping[str, Column]] = {}
+    needs: ClassVar[tuple[str, ...]] = ("reference",)
+    files: ClassVar[tuple[str, ...]] = ()
     may_miss: ClassVar[bool] = False
     neutral: ClassVar[frozenset[str]] = frozenset({"device"})
-    without_std: ClassVar[frozenset[str]] = frozenset()
     labels: ClassVar[Mapping[str, str]] = {"revision": "rev"}
 
     device: str = "auto"
@@ -85,6 +126,7 @@ class Metric(ABC):
         """
         known = [f.name for f in fields(cls) if f.name != "device"]
         required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        settings = {key: value for key, value in settings.items() if key not in CHOICE}
         for key in settings:
             if key not in known:
                 raise ConfigError(f"metrics.{cls.name}.{key}: unknown key; known are: {', '.join(known) or 'none'}")
@@ -123,6 +165,9 @@ class Metric(ABC):
         predictions: Sequence[str],
         references: Sequence[str],
         truths: Sequence[Collection[str]] | None = None,
+        *,
+        ratings: Ratings | None = None,
+        features: Features | None = None,
     ) -> Scores:
         """Score every prediction against its reference.
 
@@ -130,31 +175,41 @@ class Metric(ABC):
             predictions: The generated explanations.
             references: As many reference explanations, in the same order.
             truths: As many sets of true reasons, for the metrics that need them.
+            ratings: Of as many examples, likewise.
+            features: Likewise.
 
         Raises:
-            DataError: There is nothing to score, the lengths differ, truths are needed and absent, or a score is not
-                a finite number.
+            DataError: There is nothing to score, the lengths differ, what is needed is absent, the columns are not
+                those stated, or a score is not a finite number.
         """
-        given = [predictions, references]
-        if self.needs_truths:
-            given.append(self._require_truths(truths))
-        self._check_lengths(*given)
-        columns, counts, found, replies = self.scored(*given)
+        import numpy as np
+
+        self._check_lengths(predictions, references=references)
+        known = {"truth": truths, "rating": ratings, "feature": features}
+        more = {need: known[need] for need in _ABSENT if need in self.needs}
+        self._check_needs(predictions, more)
+        columns, counts, found, replies = self.scored(predictions, references, *more.values())
         columns = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+        if columns.keys() != self.columns.keys():
+            raise DataError(f"{self.name}: gives {', '.join(columns)}, but states {', '.join(self.columns)}")
         for name, values in columns.items():
             self._check_values(name, values)
-        return Scores(columns, with_found(self.signature, found), self.without_std, counts, replies)
+        without_std = frozenset(name for name, column in self.columns.items() if column.whole)
+        return Scores(columns, with_found(self.signature, found), without_std, counts, replies)
 
-    def _require_truths(self, truths: Sequence[Collection[str]] | None) -> Sequence[Collection[str]]:
-        if truths is None:
-            raise DataError(
-                f"{self.name}: needs the true reasons of every example, which only a glassbox data set has; "
-                "leave this metric out of metrics.use for others"
-            )
-        return truths
+    def _check_needs(self, predictions: Sequence[str], more: Mapping[str, Any]) -> None:
+        for need, given in more.items():
+            if given is None:
+                raise DataError(f"{self.name}: needs {_ABSENT[need]}; leave this metric out of metrics.use for others")
+            if need == "truth":
+                self._check_lengths(predictions, **{"sets of true reasons": given})
+            elif need == "rating":
+                self._check_lengths(predictions, **{"predicted ratings": given.predicted, "true ratings": given.true})
+            else:
+                self._check_lengths(predictions, features=given.true)
 
-    def _check_lengths(self, predictions: Sequence[str], references: Sequence[str], *truths: Sequence[Any]) -> None:
-        for what, other in (("references", references), *(("sets of true reasons", each) for each in truths)):
+    def _check_lengths(self, predictions: Sequence[str], **others: Sequence[Any]) -> None:
+        for what, other in others.items():
             if len(predictions) != len(other):
                 raise DataError(
                     f"{self.name}: {len(predictions)} predictions but {len(other)} {what}; give one for each prediction"
@@ -162,7 +217,9 @@ class Metric(ABC):
         if not predictions:
             raise DataError(f"{self.name}: 0 predictions and 0 references; there is nothing to score")
 
-    def _check_values(self, name: str, values: np.ndarray) -> None:
+    def _check_values(self, name: str, values: "np.ndarray") -> None:
+        import numpy as np
+
         bad = np.flatnonzero(np.isinf(values) if self.may_miss else ~np.isfinite(values))
         if bad.size:
             raise DataError(
@@ -180,11 +237,11 @@ class Metric(ABC):
 
     @abstractmethod
     def _columns(
-        self, predictions: Sequence[str], references: Sequence[str]
-    ) -> tuple[dict[str, np.ndarray], dict[str, float]] | Scored:
+        self, predictions: Sequence[str], references: Sequence[str], *more: Any
+    ) -> tuple["dict[str, np.ndarray]", dict[str, float]] | Scored:
         """Return the columns, each of shape ``(examples,)``, and counts worth reporting; a judge returns a `Scored`.
 
-        With `needs_truths` there is a third argument, ``truths``: the true reasons of each example.
+        `more` is what it `needs`, beside references.
         """
 
 
@@ -198,6 +255,8 @@ def summary(scores: Scores) -> Summary:
 
     Examples that could not be scored (NaN) are counted in `missing` and excluded from the rest, `n` included.
     """
+    import numpy as np
+
     cells: Summary = {}
     for name, values in scores.columns.items():
         scored = values[~np.isnan(values)]
@@ -210,6 +269,11 @@ def summary(scores: Scores) -> Summary:
             "counts": dict(scores.counts),
         }
     return cells
+
+
+def has_scores(cell: Mapping[str, Any]) -> bool:
+    """Tell whether an entry of a summary is a column's, and not the reason why a metric has none."""
+    return FAILED not in cell and ABSENT not in cell
 
 
 def _shown(value: Any) -> str:

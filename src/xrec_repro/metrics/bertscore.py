@@ -3,7 +3,7 @@
 import copy
 import importlib.util
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_texts, length_sorted, warn_of
 from xrec_repro.metrics._models import load_pretrained, local_folder, require_revision, shown_model, torch_device
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 from xrec_repro.progress import track
 from xrec_repro.special_tokens import special_tokens, speller
 
@@ -51,6 +52,12 @@ class BertScore(Metric):
     """
 
     name: ClassVar[str] = "bertscore"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "bertscore_p": Column("BERTScore P", "BERT P"),
+        "bertscore_r": Column("BERTScore R", "BERT R"),
+        "bertscore_f1": Column("BERTScore F1", "BERT F1"),
+    }
+    files: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str
     revision: str | None

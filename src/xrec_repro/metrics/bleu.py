@@ -10,6 +10,7 @@ from xrec_repro.errors import ConfigError
 from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 from xrec_repro.progress import track
 
 LIBRARIES = ("sacrebleu",)
@@ -37,6 +38,10 @@ class Bleu(Metric):
     """
 
     name: ClassVar[str] = "bleu"
+    columns: ClassVar[Mapping[str, Column]] = {
+        "bleu_1": Column("BLEU-1", decimals=2),
+        "bleu_4": Column("BLEU-4", decimals=2),
+    }
     labels: ClassVar[Mapping[str, str]] = {"effective_order": "eff", "smoothing": "smooth", "tokenizer": "tok"}
 
     effective_order: bool

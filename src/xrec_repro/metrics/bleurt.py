@@ -6,7 +6,7 @@ published numbers are of it; lucadiliello/BLEURT-20-D12 is the sound one to repo
 ported to plain BERT (such as Elron/bleurt-tiny-512) are of another architecture and are refused.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from xrec_repro.metrics._models import (
     torch_dtype,
 )
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 from xrec_repro.special_tokens import special_tokens, speller
 
 LIBRARIES = ("bleurt-pytorch", "transformers")
@@ -54,6 +55,8 @@ class Bleurt(Metric):
     """
 
     name: ClassVar[str] = "bleurt"
+    columns: ClassVar[Mapping[str, Column]] = {"bleurt": Column("BLEURT")}
+    files: ClassVar[tuple[str, ...]] = ("model",)
 
     model: str
     revision: str | None

@@ -1,7 +1,7 @@
 """Distinct-1 and Distinct-2 (Li et al., 2016): how varied the words and word pairs of all texts together are."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -10,6 +10,7 @@ import numpy as np
 
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,11 @@ class Distinct(Metric):
     """
 
     name: ClassVar[str] = "distinct"
-    without_std: ClassVar[frozenset[str]] = frozenset({"distinct_1", "distinct_2"})
+    needs: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[Mapping[str, Column]] = {
+        "distinct_1": Column("Distinct-1", whole=True),
+        "distinct_2": Column("Distinct-2", whole=True),
+    }
 
     def facts(self) -> dict[str, Any]:
         """Return the definition's parts; `v` rises when the definition changes."""

@@ -1,6 +1,6 @@
 """Faithfulness: do explanations of the glassbox name the true reasons, all of them, and nothing else?"""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from xrec_repro.errors import DataError
 from xrec_repro.identity import digest_json
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 
 _PARTS = ("p", "r", "f1")
 
@@ -33,7 +34,12 @@ class Faithfulness(Metric):
     """
 
     name: ClassVar[str] = "faithfulness"
-    needs_truths: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("reference", "truth")
+    columns: ClassVar[Mapping[str, Column]] = {
+        "faithfulness_p": Column("Faithfulness P", "Faith. P"),
+        "faithfulness_r": Column("Faithfulness R", "Faith. R"),
+        "faithfulness_f1": Column("Faithfulness F1", "Faith. F1"),
+    }
 
     def facts(self) -> dict[str, Any]:
         """Return the digest of the surface forms and the definition; `v` rises when that changes."""

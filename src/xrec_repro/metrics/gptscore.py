@@ -11,6 +11,7 @@ from xrec_repro.errors import ModelError
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics._judge import check_setting, judge, protocol_digest
 from xrec_repro.metrics.base import Metric, Scored
+from xrec_repro.metrics.columns import Column
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
 from xrec_repro.profiles.chat_models import ServerModel
 from xrec_repro.profiles.replies import Completion, Messages
@@ -48,6 +49,7 @@ class GptScore(Metric):
     """
 
     name: ClassVar[str] = "gptscore"
+    columns: ClassVar[Mapping[str, Column]] = {"gptscore": Column("GPTScore", "GPT", decimals=2)}
     may_miss: ClassVar[bool] = True
     neutral: ClassVar[frozenset[str]] = Metric.neutral | {"base_url"}  # the rest: `xrec_repro.identity.NEUTRAL`
 

@@ -30,6 +30,7 @@ from xrec_repro.metrics._models import (
     torch_dtype,
 )
 from xrec_repro.metrics.base import Metric, Scored
+from xrec_repro.metrics.columns import Column
 from xrec_repro.profiles.chat_models import decode_reply
 from xrec_repro.profiles.replies import Completion, Messages
 from xrec_repro.progress import track
@@ -80,6 +81,8 @@ class LlamaScore(Metric):
     """
 
     name: ClassVar[str] = "llamascore"
+    columns: ClassVar[Mapping[str, Column]] = {"llamascore": Column("LlamaScore", "Llama", decimals=2)}
+    files: ClassVar[tuple[str, ...]] = ("model",)
     may_miss: ClassVar[bool] = True
 
     model: str

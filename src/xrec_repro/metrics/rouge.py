@@ -9,6 +9,7 @@ import numpy as np
 from xrec_repro.identity import versions
 from xrec_repro.metrics._batches import count_empty, count_texts, warn_of
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 from xrec_repro.progress import track
 
 LIBRARIES = ("rouge-score", "nltk")
@@ -28,6 +29,7 @@ class Rouge(Metric):
     """
 
     name: ClassVar[str] = "rouge"
+    columns: ClassVar[Mapping[str, Column]] = {"rouge_1": Column("ROUGE-1"), "rouge_l": Column("ROUGE-L")}
     labels: ClassVar[Mapping[str, str]] = {"stemmer": "stem"}
 
     stemmer: bool

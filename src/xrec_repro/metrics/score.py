@@ -10,13 +10,24 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from xrec_repro.contracts import EXPLANATIONS, REPLIES, TRUTH
+from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, REPLIES, TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, require_file, write_json, write_table, write_text
 from xrec_repro.metrics._batches import problems
 from xrec_repro.metrics._blocks import check_scored, join_blocks, score_blocks
 from xrec_repro.metrics._failures import failing
-from xrec_repro.metrics.base import FAILED, Metric, Scores, Summary, summary
+from xrec_repro.metrics.base import (
+    ABSENT,
+    FAILED,
+    AbsentError,
+    Features,
+    Metric,
+    Ratings,
+    Scores,
+    Summary,
+    has_scores,
+    summary,
+)
 from xrec_repro.metrics.registry import build_metric
 from xrec_repro.partial import Partial
 from xrec_repro.shards import JUDGES, WHOLE
@@ -87,11 +98,11 @@ def _score(
     metric: Metric,
     predictions: Sequence[str],
     references: Sequence[str],
-    truths: Any = None,
     kept: Partial | None = None,
+    **more: Any,
 ) -> Scores:
     if metric.name not in JUDGES:
-        return metric.score(predictions, references, truths)
+        return metric.score(predictions, references, **more)
     with kept or nullcontext():
         blocks = score_blocks(metric, predictions, references, WHOLE, kept)
     return join_blocks(blocks, metric.signature, len(predictions))
@@ -122,8 +133,12 @@ def score_explanations(
     truth_parquet: str | Path | None = None,
     kept: Partial | None = None,
     out_replies_parquet: str | Path | None = None,
+    examples_parquet: str | Path | None = None,
 ) -> Scores:
     """Score one metric for the explanations of an experiment.
+
+    Where these have nothing of what the metric needs, the scores have no column, and the summary says why
+    (``absent``).
 
     Args:
         explanations_parquet: File of contract `EXPLANATIONS`.
@@ -136,17 +151,26 @@ def score_explanations(
         truth_parquet: File of contract `TRUTH`, for metrics that need true reasons.
         kept: Where a judge keeps what it has scored until all is done.
         out_replies_parquet: Where a judge's replies go, contract `REPLIES`; None for other metrics.
+        examples_parquet: File of contract `EXAMPLES`, for metrics that need ratings or features.
 
     Raises:
         DataError: The explanations are missing, malformed or none, a pair has no true reasons, or a judge scored none.
         ConfigError: The metric or its settings are unknown.
     """
     metric = build_metric(name, metric_settings, device)
-    columns = read_explanations(explanations_parquet)
-    truths = None
-    if metric.needs_truths and truth_parquet is not None:
-        truths = _read_truths(truth_parquet, list(zip(columns["user_id"], columns["item_id"], strict=True)))
-    scores = _score(metric, columns["prediction"], columns["reference"], truths, kept)
+    columns, more = read_explanations(explanations_parquet), {}
+    try:
+        if "truth" in metric.needs and truth_parquet is not None:
+            more["truths"] = _read_truths(truth_parquet, list(zip(columns["user_id"], columns["item_id"], strict=True)))
+        if "rating" in metric.needs and examples_parquet is not None:
+            more["ratings"] = _read_ratings(explanations_parquet, examples_parquet, columns["example_id"])
+        if "feature" in metric.needs and examples_parquet is not None:
+            more["features"] = _read_features(examples_parquet, columns["example_id"])
+        scores = _score(metric, columns["prediction"], columns["reference"], kept, **more)
+    except AbsentError as why:
+        log.warning("%s is left out: %s", name, why)
+        _write_reason(columns["example_id"], name, {ABSENT: str(why)}, out_scores_parquet, out_summary_json)
+        return Scores({}, metric.signature)
     if metric.name in JUDGES:
         write_replies(out_replies_parquet, columns["example_id"], scores)
     write_scores(out_scores_parquet, columns["example_id"], scores.columns)
@@ -183,10 +207,17 @@ def write_failure(
         DataError: The explanations themselves cannot be read, which is no failure of the metric.
     """
     log.error("%s has no scores: %s", name, reason)
-    write_scores(out_scores_parquet, read_explanations(explanations_parquet)["example_id"], {})
-    write_json(out_summary_json, {name: {FAILED: reason}})
+    ids = read_explanations(explanations_parquet)["example_id"]
+    _write_reason(ids, name, {FAILED: reason}, out_scores_parquet, out_summary_json)
     if out_replies_parquet is not None and not Path(out_replies_parquet).exists():
         write_table(out_replies_parquet, [], REPLIES)
+
+
+def _write_reason(
+    ids: Sequence[str], name: str, cell: Mapping[str, str], out_scores_parquet: str | Path, out_summary_json: str | Path
+) -> None:
+    write_scores(out_scores_parquet, ids, {})
+    write_json(out_summary_json, {name: cell})
 
 
 def read_explanations(path: str | Path) -> dict[str, list[str]]:
@@ -221,6 +252,31 @@ def _read_truths(path: str | Path, pairs: Sequence[tuple[str, str]]) -> list[lis
     return [reasons[pair] for pair in pairs]
 
 
+def _read_ratings(explanations: str | Path, examples: str | Path, ids: Sequence[str]) -> Ratings:
+    predicted = read_table(explanations, EXPLANATIONS, ["rating"]).column("rating").to_pylist()
+    known = _read_known(examples, "rating")
+    true = [known.get(example) for example in ids]
+    for what, ratings in (("the method predicted", predicted), ("the data have", true)):
+        if set(ratings) == {None}:
+            raise AbsentError(f"{what} no rating of any of {len(ids)} examples")
+    return Ratings(predicted, true, min(known.values()), max(known.values()))
+
+
+def _read_features(examples: str | Path, ids: Sequence[str]) -> Features:
+    known = _read_known(examples, "feature")
+    true = [known.get(example) for example in ids]
+    if set(true) == {None}:
+        raise AbsentError(f"the data have no feature of any of {len(ids)} examples")
+    return Features(true, frozenset(known.values()))
+
+
+def _read_known(examples: str | Path, column: str) -> dict[str, Any]:
+    """Return example_id -> value of a column, of the examples of all splits that have one."""
+    rows = read_table(examples, EXAMPLES, ["example_id", column]).to_pydict()
+    pairs = zip(rows["example_id"], rows[column], strict=True)
+    return {example: value for example, value in pairs if value is not None}
+
+
 def merge_scores(
     parts: Sequence[tuple[str | Path, str | Path]], out_scores: str | Path, out_summary: str | Path
 ) -> None:
@@ -229,8 +285,8 @@ def merge_scores(
     Args:
         parts: Pairs of a scores file and its summary file; the first gives the order of the examples.
         out_scores: Where example_id and all columns go.
-        out_summary: Where column -> mean, std, n, signature, missing, counts goes; of a metric that failed, its name
-            -> ``failed``: the reason.
+        out_summary: Where column -> mean, std, n, signature, missing, counts goes; of a metric without scores, its
+            name -> ``failed`` or ``absent``: the reason.
 
     Raises:
         DataError: The parts are of different examples, share a column, or a summary is not of its scores.
@@ -250,8 +306,7 @@ def merge_scores(
                 "score both from the same explanations"
             )
         stated = read_json(summary_file)
-        failed = {name for name, cell in stated.items() if FAILED in cell} if isinstance(stated, dict) else set()
-        if not isinstance(stated, dict) or set(stated) - failed != set(part):
+        if not isinstance(stated, dict) or {name for name, cell in stated.items() if has_scores(cell)} != set(part):
             raise DataError(f"{summary_file}: its metrics are not the columns of {scores_file}; score it again")
         for column in part:
             if column in columns:
@@ -303,11 +358,11 @@ def _schema(metrics: Any) -> pa.Schema:
 def format_scores(result: Summary) -> str:
     """Return a summary as aligned lines: name, mean, (std, n, what is missing or was not read whole), signature.
 
-    A metric that failed has no line.
+    A metric without scores has no line.
     """
     rows = []
     for name, cell in result.items():
-        if FAILED in cell:
+        if not has_scores(cell):
             continue
         std = "-" if cell["std"] is None else f"{cell['std']:.4f}"
         missing = f", missing {cell['missing']}" if cell["missing"] else ""

@@ -1,7 +1,7 @@
 """USR, the unique sentence ratio: how many of the generated texts differ from each other."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from xrec_repro.metrics._batches import count_empty, warn_of
 from xrec_repro.metrics.base import Metric
+from xrec_repro.metrics.columns import Column
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class Usr(Metric):
     """
 
     name: ClassVar[str] = "usr"
-    without_std: ClassVar[frozenset[str]] = frozenset({"usr"})
+    needs: ClassVar[tuple[str, ...]] = ()
+    columns: ClassVar[Mapping[str, Column]] = {"usr": Column("USR", whole=True)}
 
     def facts(self) -> dict[str, Any]:
         """Return the definition's parts; `v` rises when the definition changes."""

@@ -17,6 +17,7 @@ from matplotlib.patches import Patch
 from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.kinds import LABELS, warnings
+from xrec_repro.metrics.columns import stated_column
 from xrec_repro.paper.rows import STD, TENTH, metric_of, ranges
 from xrec_repro.paper.style import RANGE, Look, drawing, footnote, legend_columns, line, look, metric_label, save
 from xrec_repro.published import PublishedScores, study_name
@@ -326,8 +327,10 @@ def _caption(
     shown = [panels[-1].metric(choices) for choices in metrics]
     alone = [metric for metric in dict.fromkeys(shown) if metric in panels[-1].apart]
     seeds = len({row["seed"] for row in rows})
+    smaller = ", but for ↓" if any(stated_column(metric).smaller_is_better for metric in shown) else ""
     parts = [
-        "Ablations: mean over the test examples (higher is better) and standard deviation (lower is more stable).",
+        f"Ablations: mean over the test examples (higher is better{smaller}) and standard deviation (lower is more "
+        "stable).",
         f"Axes start at 0 and agree along a row{', but for (this run)' if alone else ''}."
         if settings["axes"] == "full"
         else "The axes do not start at 0, and differ.",

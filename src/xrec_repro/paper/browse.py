@@ -20,6 +20,7 @@ from xrec_repro.data.glassbox_words import ASPECTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.kinds import warnings
+from xrec_repro.metrics.columns import stated_column
 from xrec_repro.paper.examples import REASONS, broken_reasons
 from xrec_repro.paper.rows import dataset_blocks
 from xrec_repro.paper.style import metric_label
@@ -194,7 +195,8 @@ def _metrics(variants: Sequence[_Variant]) -> list[dict[str, Any]]:
             bounds = [*known["range"], scored.min(), scored.max()] if len(scored) else known["range"]
             known["range"] = [min(bounds), max(bounds)] if bounds else []
     return [
-        {"key": metric, "label": metric_label(metric), **known, "range": [_short(bound) for bound in known["range"]]}
+        {"key": metric, "label": metric_label(metric), "smaller": stated_column(metric).smaller_is_better}
+        | {**known, "range": [_short(bound) for bound in known["range"]]}
         for metric, known in found.items()
     ]
 

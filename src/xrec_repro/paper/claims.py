@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xrec_repro.comparable import WHOLE_SET, Comparable
+from xrec_repro.comparable import Comparable
 from xrec_repro.errors import ConfigError
 from xrec_repro.io import write_json, write_text
 from xrec_repro.kinds import LABELS
+from xrec_repro.metrics.columns import stated_column
 from xrec_repro.paper.appendix import (
     COMPARISON_HEADS,
     EXPLORATORY,
@@ -256,8 +257,10 @@ def _rule_text(rule: Mapping[str, Any]) -> str:
     systems, metrics = " and ".join(systems_of(rule)), ", ".join(rule["metrics"])
     if rule["kind"] == "unique":
         return f"Rule: {metrics} of {systems} is at least {rule['at_least']}; must hold for {share}."
+    smaller = {stated_column(metric).smaller_is_better for metric in rule["metrics"]}
+    better = "better" if len(smaller) > 1 else "lower" if True in smaller else "higher"
     aspects = " and a ".join(
-        {"mean": "higher mean", "std": "lower standard deviation"}[name] for name in rule["aspects"]
+        {"mean": f"{better} mean", "std": "lower standard deviation"}[name] for name in rule["aspects"]
     )
     against = ", ".join(rule["against"])
     return f"Rule: {systems} has a {aspects} than each of {against} on {metrics}; must hold for {share}."
@@ -265,7 +268,7 @@ def _rule_text(rule: Mapping[str, Any]) -> str:
 
 def _size_text(rule: Mapping[str, Any], least: Least) -> str:
     """Say from how many examples on a score of this run counts, and why."""
-    whole = ", ".join(metric for metric in rule["metrics"] if metric in WHOLE_SET)
+    whole = ", ".join(metric for metric in rule["metrics"] if stated_column(metric).whole)
     text = f"Of this run, a score counts from {least.examples:,} scored examples on (claims.min_examples)"
     if whole and rule["kind"] == "unique":
         return text + (

@@ -11,8 +11,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from xrec_repro.comparable import WHOLE_SET, Comparable, unequal_size
+from xrec_repro.comparable import Comparable, unequal_size
 from xrec_repro.errors import ConfigError
+from xrec_repro.metrics.columns import stated_column
 from xrec_repro.published import PublishedScores, load_published_table1, load_published_table2, study_name
 from xrec_repro.scores import Run, describe, read_scores
 from xrec_repro.statistics import Comparison, Settings, compare_runs, corrected, direction, welch
@@ -96,7 +97,7 @@ class Findings:
             for aspect in rule["aspects"]:
                 column = metric if aspect == "mean" else f"{metric}_std"
                 if column in values and column in others:
-                    sign = direction(values[column] - others[column], aspect)
+                    sign = direction(values[column] - others[column], aspect, metric)
                     p = _p_unpaired(metric, values, n, others, other_n) if aspect == "mean" else None
                     about = common | {"n": n, "p_unpaired": p}
                     self._add(about, metric, aspect, values[column], others[column], sign, "direction")
@@ -182,7 +183,7 @@ class Least:
             n: Texts that it was computed from.
             published: Of how many texts it was printed for the same system and data set.
         """
-        if metric in WHOLE_SET and n < self.texts and n not in published:
+        if stated_column(metric).whole and n < self.texts and n not in published:
             return f"{metric}: N {n:,} against {self.texts:,}"
         return self.examples_lack(metric, n)
 

@@ -20,6 +20,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.markdown import RIGHT, markdown_table
+from xrec_repro.metrics.columns import known_columns
 from xrec_repro.scores import read_scores, reason_of
 from xrec_repro.seeding import numpy_rng
 
@@ -157,7 +158,8 @@ def _variant(
 ) -> _Variant:
     scores = None
     metric = settings["metric"]
-    if section["rule"] == "difference" and reason_of(metric, row.get("failed", {})) is None:
+    left_out = metric in known_columns() and metric not in row.get("summary", (metric,))
+    if section["rule"] == "difference" and not left_out and reason_of(metric, row.get("failed", {})) is None:
         scores = read_scores(row["scores"], [metric])[metric]
     return _Variant(row, texts, scores)
 

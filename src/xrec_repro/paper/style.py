@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from xrec_repro.io import atomic_path
+from xrec_repro.metrics.columns import stated_column
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), the colours of strongest contrast first.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
@@ -21,25 +22,6 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "oo", "----")
 MARKERS = ("o", "s", "^", "D", "v", ">", "<")
 LINES = ("-", (0, (5, 1.5)), (0, (1, 1)), (0, (6, 1.5, 1, 1.5)), (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (2, 3)))
-METRIC_LABELS = {
-    "gptscore": "GPTScore",
-    "llamascore": "LlamaScore",
-    "bertscore_p": "BERTScore P",
-    "bertscore_r": "BERTScore R",
-    "bertscore_f1": "BERTScore F1",
-    "bartscore": "BARTScore",
-    "bleurt": "BLEURT",
-    "usr": "USR",
-    "bleu_1": "BLEU-1",
-    "bleu_4": "BLEU-4",
-    "rouge_1": "ROUGE-1",
-    "rouge_l": "ROUGE-L",
-    "distinct_1": "Distinct-1",
-    "distinct_2": "Distinct-2",
-    "faithfulness_p": "Faithfulness P",
-    "faithfulness_r": "Faithfulness R",
-    "faithfulness_f1": "Faithfulness F1",
-}
 _DPI = 200
 Options = Mapping[str, Any]
 NO_OPTIONS: Options = {}
@@ -129,8 +111,9 @@ def series_legend(figure: Figure, looks: Mapping[str, Look], more: Sequence[Line
 
 
 def metric_label(metric: str) -> str:
-    """Return the name of a score column for people."""
-    return METRIC_LABELS.get(metric, metric)
+    """Return the name of a score column for people, with an arrow where smaller is better."""
+    stated = stated_column(metric)
+    return stated.label + " ↓" * stated.smaller_is_better
 
 
 @contextmanager

@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from xrec_repro.comparable import WHOLE_SET, Comparable, apart
+from xrec_repro.comparable import Comparable, apart
 from xrec_repro.errors import DataError
 from xrec_repro.kinds import warnings
+from xrec_repro.metrics.columns import Column, known_columns, known_metrics, stated_column
 from xrec_repro.paper.render import Cell, Head, Line, Sheet, write_sheet
 from xrec_repro.paper.rows import APART, FEW_NOTE, SOURCES, STD, TENTH, Row, metric_of, score_rows, set_apart
 from xrec_repro.published import (
@@ -20,27 +21,11 @@ from xrec_repro.published import (
 )
 from xrec_repro.scores import reason_of
 
-# Metric -> heading and decimals, the study's first and in its order. Of all of them, higher is better.
-METRICS = {
-    "gptscore": ("GPT", 2),
-    "llamascore": ("Llama", 2),
-    "bertscore_p": ("BERT P", 4),
-    "bertscore_r": ("BERT R", 4),
-    "bertscore_f1": ("BERT F1", 4),
-    "bartscore": ("BART", 4),
-    "bleurt": ("BLEURT", 4),
-    "usr": ("USR", 4),
-    "faithfulness_p": ("Faith. P", 4),
-    "faithfulness_r": ("Faith. R", 4),
-    "faithfulness_f1": ("Faith. F1", 4),
-    "bleu_1": ("BLEU-1", 2),
-    "bleu_4": ("BLEU-4", 2),
-    "rouge_1": ("ROUGE-1", 4),
-    "rouge_l": ("ROUGE-L", 4),
-    "distinct_1": ("Distinct-1", 4),
-    "distinct_2": ("Distinct-2", 4),
-}
-DEFAULT_COLUMNS = tuple(METRICS)[:11]  # the study's, and faithfulness
+# The study's, in its order, and faithfulness.
+DEFAULT_COLUMNS = (
+    *("gptscore", "llamascore", "bertscore_p", "bertscore_r", "bertscore_f1", "bartscore", "bleurt", "usr"),
+    *("faithfulness_p", "faithfulness_r", "faithfulness_f1"),
+)
 _SUBJECTS = {1: "XRec with and without profiles", 2: "Ablations and extensions of XRec"}
 
 
@@ -129,9 +114,9 @@ def _columns(rows: Sequence[Row], metrics: Sequence[str] | None) -> list[str]:
     """
     present = dict.fromkeys(column for row in rows for column in row.values)
     for name in dict.fromkeys(name for row in rows for name in row.failed):
-        present |= dict.fromkeys([column for column in METRICS if reason_of(column, {name: ""}) is not None] or [name])
+        present |= dict.fromkeys(known_metrics().get(name) or [name])
     if metrics is None:
-        metrics = [*METRICS, *dict.fromkeys(_base(c) for c in present if _base(c) not in METRICS)]
+        metrics = dict.fromkeys((*DEFAULT_COLUMNS, *known_columns(), *map(_base, present)))
     metrics = [name for metric in metrics for name in (metric, metric + APART)]
     return [c for c in (*metrics, *(metric + STD for metric in metrics)) if c in present]
 
@@ -141,8 +126,8 @@ def _base(column: str) -> str:
     return metric_of(column).removesuffix(APART)
 
 
-def _decimals(column: str) -> int:
-    return METRICS.get(_base(column), ("", 4))[1]
+def _stated(name: str) -> Column:
+    return stated_column(_base(name))
 
 
 def _ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[int, str], int]:
@@ -153,14 +138,14 @@ def _ranks(rows: Sequence[Row], columns: Sequence[str]) -> dict[tuple[int, str],
     ranks = {}
     for column in columns:
         metric = metric_of(column)
-        if _base(metric) not in METRICS:
+        if _base(metric) not in known_columns():
             continue  # which direction is better is not known
-        sign = 1 if column == metric else -1
+        sign = -1 if column != metric or _stated(column).smaller_is_better else 1
         groups: dict[tuple[str, ...], dict[int, float]] = defaultdict(dict)
         for number, row in enumerate(rows):
             if column in row.values and row.kind != "bound":
-                value = sign * round(row.values[column], _decimals(column))
-                size = row.n if _base(metric) in WHOLE_SET else ""
+                value = sign * round(row.values[column], _stated(column).decimals)
+                size = row.n if _stated(metric).whole else ""
                 groups[row.block, row.kind, row.signatures[metric], size][number] = value
         for group in groups.values():
             if len(group) > 1:
@@ -190,8 +175,11 @@ def _sheet(number: int, table: _Table, caption_notes: Sequence[str]) -> Sheet:
 
 def _parts(columns: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield what stands side by side in LaTeX, with a sentence about it: no more metrics than can be read."""
+    smaller = any(_stated(column).smaller_is_better for column in columns if not column.endswith(STD))
     sides = {
-        "Explainability: higher is better.": [column for column in columns if not column.endswith(STD)],
+        f"Explainability: higher is better{', but for those marked ↓' * smaller}.": [
+            column for column in columns if not column.endswith(STD)
+        ],
         "Stability (standard deviation over the examples): lower is better.": [
             column for column in columns if column.endswith(STD)
         ],
@@ -202,15 +190,16 @@ def _parts(columns: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _head(column: str, part: int) -> Head:
-    name, known = _heading(column), _base(column) in METRICS
+    name, known = _heading(column), _base(column) in known_columns()
     if column.endswith(STD):
         return Head(f"{name} std{' ↓' * known}", "Stability ↓", name, part)
-    return Head(f"{name}{' ↑' * known}", "Explainability ↑", name, part)
+    arrow = "↓" if _stated(column).smaller_is_better else "↑"
+    return Head(f"{name}{f' {arrow}' * known}", f"Explainability {arrow}", name, part)
 
 
 def _heading(column: str) -> str:
-    name = METRICS.get(_base(column), (_base(column), 4))[0]
-    return name + APART * metric_of(column).endswith(APART)
+    stated = _stated(column)
+    return (stated.heading or stated.label) + APART * metric_of(column).endswith(APART)
 
 
 def _lines(table: _Table) -> Iterator[Line]:
@@ -227,22 +216,24 @@ def _lines(table: _Table) -> Iterator[Line]:
 def _number(row: Row, column: str) -> str:
     if column not in row.values:
         return "–" if reason_of(column, row.failed) is None else "–§"
-    text = row.printed.get(column, f"{row.values[column]:.{_decimals(column)}f}")
+    text = row.printed.get(column, f"{row.values[column]:.{_stated(column).decimals}f}")
     return text + "‡" * (metric_of(column) in row.missing)
 
 
 def _difference(row: Row, column: str) -> str:
     if column not in row.differences:
         return ""
-    return f"{row.differences[column]:+.{_decimals(column)}f}"
+    return f"{row.differences[column]:+.{_stated(column).decimals}f}"
 
 
 def _notes(table: _Table) -> list[str]:
     rows, shown = table.rows, {metric_of(column) for column in table.columns}
     kinds = {row.kind for row in rows}
+    whole = ", ".join(dict.fromkeys(_heading(_base(name)) for name in table.columns if _stated(name).whole))
+    sized = f", of {whole}, which depends on N, also of the same N" if whole else ""
     notes = [
         "Bold is best and underlined second best of a data set, as printed, among rows of the same source or "
-        "signature only, of USR and Distinct, which fall with N, also of the same N; equal values share a mark. "
+        f"signature only{sized}; equal values share a mark. "
         "N: examples. std: over examples (population)."
     ]
     if "published" in kinds:

@@ -1,0 +1,44 @@
+"""What FMR, FCR and DIV share: which features of the data a text names."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xrec_repro.metrics._batches import count_empty, warn_of
+from xrec_repro.metrics.base import Features, Metric, Scored
+
+# Cut off a word, as the published codes clean texts: endings of contractions, and punctuation.
+_APART = re.compile(r"('(?:s|m|ve|re|d|ll)|n't)(?!\w)|([(),.!?:;\"])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureMetric(Metric):
+    """A metric of the features that texts name; references are not read.
+
+    The features are those of all examples of the data, train, validation and test. A text names one that is, letter
+    for letter, one of its words; how often does not matter.
+    """
+
+    def facts(self) -> dict[str, Any]:
+        """Return the definition's parts; `v` rises when the definition changes."""
+        return {"tokens": "words", "v": "1"}
+
+    def scored(self, predictions: Sequence[str], references: Sequence[str], features: Features) -> Scored:
+        """Return `_columns`, and for the signature how many features there are."""
+        columns, counts = self._columns(predictions, references, features)
+        empty = count_empty(predictions)
+        warn_of(empty, self.name, "name no feature")
+        return Scored(columns, empty | counts, {"features": len(features.known)})
+
+
+def named(text: str, features: Features) -> frozenset[str]:
+    """Return the features that a text names."""
+    return features.known.intersection(_APART.sub(r" \1\2 ", text).split())
+
+
+def named_by_all(texts: Sequence[str], features: Features) -> tuple[list[frozenset[str]], Counter[str]]:
+    """Return the features that each text names, and by how many texts each is named."""
+    each = [named(text, features) for text in texts]
+    return each, Counter(feature for one in each for feature in one)
