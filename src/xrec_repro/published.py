@@ -18,6 +18,7 @@ _TABLE2_NAMES = {
     "XRec with fixed MoE": "XRec fixed MoE",
 }
 _IDENTITY = ("dataset", "model", "reported_by", "n_test")
+_STATED = ("claimed", "validated", "rejected")
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,24 @@ def published_number(resources_folder: str | Path, key: str) -> float:
 def study_name(experiment: str) -> str:
     """Return the name by which the study's table 2 calls what any of its tables names."""
     return _TABLE2_NAMES.get(experiment, experiment)
+
+
+def load_stated_verdicts(resources_folder: str | Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """Read what the papers say of the claims.
+
+    Returns:
+        (claim, ``xrec`` or ``study``) -> ``claimed``, ``validated`` or ``rejected``, and where it is printed.
+
+    Raises:
+        DataError: The file is missing or malformed, or has another verdict.
+    """
+    path = Path(resources_folder) / "published" / "study_verdicts.csv"
+    found = {}
+    for place, row in read_rows(path, ("claim", "reported_by", "verdict", "where")):
+        if row["verdict"] not in _STATED:
+            raise DataError(f"{place}: {row['claim']}: verdict {row['verdict']!r}; say one of {', '.join(_STATED)}")
+        found[row["claim"], row["reported_by"]] = row["verdict"], row["where"]
+    return found
 
 
 def check_published_names(published_as: Mapping[str, str | None], rows: Sequence[PublishedScores]) -> None:

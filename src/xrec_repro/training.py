@@ -205,18 +205,14 @@ class _Loop:
         self.state, self._unseen = None, []
         if plan.checkpoint:
             self.state = Checkpoint(plan.checkpoint, plan.identity, self.parameters, self.optimizer, self.best)
-            self._restore(self.state.restore())
+            if found := self.state.restore():
+                self.progress = Progress(**found)
+                log.info("resumed %s after step %d", plan.name, self.progress.done)
+                if self.schedule:
+                    self.schedule.load_state_dict(self.progress.schedule)
+                if self.rule:
+                    self.rule.after(self.progress.curve)
         trainee.module.train()
-
-    def _restore(self, found: dict[str, Any] | None) -> None:
-        if not found:
-            return
-        self.progress = Progress(**found)
-        if self.schedule:
-            self.schedule.load_state_dict(found["schedule"])
-        if self.rule:
-            self.rule.after(self.progress.curve)
-        log.info("resumed %s after step %d", self.plan.name, self.progress.done)
 
     def left(self) -> Iterator[Any]:
         """Yield the batches that are still to be taken."""
@@ -225,6 +221,7 @@ class _Loop:
             yield from self.trainee.batches(epoch, self.plan)[place:]
 
     def step(self, batch: Any) -> None:
+        """Take a batch: draw from a seed of its own, add up gradients, clip them, and step."""
         plan = self.plan
         torch.manual_seed(derive_seed(plan.seed, f"{plan.name} step", self.progress.done))
         self.optimizer.zero_grad(set_to_none=True)

@@ -10,7 +10,8 @@ import pytest
 from scipy import stats
 
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.paper.claims import judge_claims, load_stated_verdicts, verdict
+from xrec_repro.paper.claims import judge_claims, verdict
+from xrec_repro.published import load_stated_verdicts
 
 STATISTICS = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 999, "interval": "bca", "confidence": 0.95,

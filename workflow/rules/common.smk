@@ -39,7 +39,6 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 RUN, SHARED, EXPERIMENT, METHOD, PAPER = PLAN.run, PLAN.shared, PLAN.experiment, PLAN.method, PLAN.paper
-SHOWN = ("csv", "md", "png", "html")  # endings that the HTML report shows
 # GPUs of a job that runs a model on one: with --resources gpu=1 such jobs take turns, with gpu=2 two run at a time, each
 # on a GPU that it reserves (`xrec_repro.device`). A cluster's profile says its own.
 GPUS = gpus_of_a_job(config["compute"])
@@ -112,64 +111,3 @@ def scaled(amount):
 def by_llm(own, other):
     """Return an amount for `scaled`: with the small language model that the workflow trains itself, and with others."""
     return lambda wildcards: own if PLAN.settings(wildcards.dataset)["llm"]["source"] == "scratch" else other
-
-
-def metric_params(metric):
-    """Return what decides a metric's scores: settings, code, its own files, and the libraries that its signature names."""
-    return {
-        **split_params({"metrics": {metric: config["metrics"][metric]}}),
-        "metric": metric,
-        "models": own_digests(asked(PLAN.metric_places, metric)),
-        "libraries": PLAN.metric_libraries(metric),
-    }
-
-
-def failure_params(folder):
-    """Return where a metric's failures are counted, and their number: one more makes the rule due again."""
-    record = f"{folder}/failures.txt"
-
-    def count(wildcards):
-        path = Path(record.format(**wildcards))
-        return len(path.read_text(encoding="utf-8").splitlines()) if path.is_file() else 0
-
-    return {"failures": record, "failed_before": count}
-
-
-def paper_inputs(experiments, *kinds):
-    """Return the files of the rows of a table or figure as inputs by name."""
-    return inputs(paper_paths(experiments, *kinds))
-
-
-def paper_paths(experiments, *kinds):
-    """Return kind -> the file of each row of a table or figure, None where it has none."""
-    return PLAN.files(PLAN.rows(experiments), *kinds)
-
-
-def shown(path, category):
-    """Mark a file for the HTML report; its caption is workflow/report/<stem>.rst."""
-    stem = Path(path).name.split(".")[0]
-    return report(path, caption=str(WORKFLOW / f"workflow/report/{stem}.rst"), category=category)
-
-
-def paper_files(stem, *endings, category):
-    """Return the outputs of a rule of the paper stage by their ending, and its provenance."""
-    files = {ending: f"{PAPER}/{stem}.{ending}" for ending in endings}
-    marked = {ending: shown(path, category) if ending in SHOWN else path for ending, path in files.items()}
-    return marked | {"provenance": f"{PAPER}/{stem}.provenance.json"}
-
-
-def table_files(number):
-    """Return the outputs of a table's rule."""
-    return paper_files(f"tables/table{number}", "csv", "md", "tex", category="Tables")
-
-
-def figure_files(stem, prefix=""):
-    """Return the outputs of a figure's rule; a second figure of the same rule has a prefix and no provenance."""
-    files = paper_files(f"figures/{stem}", "pdf", "png", category="Figures")
-    return {prefix + name: path for name, path in files.items() if not prefix or name != "provenance"}
-
-
-def figure_options(*stems):
-    """Return how a rule's figures are set: with a caption or without, and the size of each, or None for its own."""
-    chosen = config["paper"]["figures"]
-    return {"captions": chosen["captions"], "sizes": {stem: chosen["sizes"].get(stem) for stem in stems}}

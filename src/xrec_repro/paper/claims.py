@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from xrec_repro.comparable import Comparable
-from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.io import require_file, write_json, write_text
+from xrec_repro.errors import ConfigError
+from xrec_repro.io import write_json, write_text
 from xrec_repro.kinds import LABELS
 from xrec_repro.metrics.columns import stated_column
 from xrec_repro.paper.appendix import (
@@ -23,11 +21,11 @@ from xrec_repro.paper.appendix import (
 )
 from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, PublishedNumbers, run_findings, systems_of
 from xrec_repro.paper.render import number, p_value, text_table
+from xrec_repro.published import load_stated_verdicts
 from xrec_repro.scores import Run, load_runs
 from xrec_repro.statistics import Settings
 
 PAPERS = ("xrec", "study")
-STATED = ("claimed", "validated", "rejected")
 Claims = Mapping[str, Any]  # the section `claims` of the configuration
 _KEYS = {"name", "text", "kind", "metrics", "hold", "published_datasets"}
 _KIND_KEYS = {"better": {"system", "against", "aspects"}, "unique": {"systems", "at_least"}}
@@ -103,26 +101,6 @@ def judge_claims(
     }
     write_json(out_json, record)
     write_text(out_md, report(judged, runs, settings, least))
-
-
-def load_stated_verdicts(resources_folder: str | Path) -> dict[tuple[str, str], tuple[str, str]]:
-    """Read what the papers say of the claims (resources/published/study_verdicts.csv).
-
-    Returns:
-        (claim, ``xrec`` or ``study``) -> ``claimed``, ``validated`` or ``rejected``, and where it is printed.
-
-    Raises:
-        DataError: The file is missing or malformed, or has another verdict.
-    """
-    path = Path(resources_folder) / "published" / "study_verdicts.csv"
-    table = pd.read_csv(require_file(path, "restore it from the repository"), dtype=str, keep_default_na=False)
-    for name in ("claim", "reported_by", "verdict", "where"):
-        if name not in table:
-            raise DataError(f"{path}: column {name!r} is missing; restore it from the repository")
-    for row in table.itertuples():
-        if row.verdict not in STATED:
-            raise DataError(f"{path}: {row.claim}: verdict {row.verdict!r}; say one of {', '.join(STATED)}")
-    return {(row.claim, row.reported_by): (row.verdict, row.where) for row in table.itertuples()}
 
 
 def verdict(outcomes: Sequence[int], hold: str | float) -> str:

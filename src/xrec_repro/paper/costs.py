@@ -98,17 +98,8 @@ def make_table3(
     refuse_repeats(map(place_of, entries), "table 3: ")
     check_published_names(published_as_by_dataset, load_published_table1(resources_folder))
     recomputed = recompute_published_emissions(resources_folder, emissions)
-    published = list(zip(load_published_table3(resources_folder), recomputed, strict=True))
-    hardware = load_hardware(resources_folder)
-    rows: list[_Cost] = []
-    if all_published:
-        again = dict(published)
-        others = elsewhere(list(again), published_as_by_dataset)
-        rows += [_published_cost(run.dataset, run, again[run], hardware) for run in others]
-    for dataset, label, members in dataset_blocks(entries):
-        name = published_as_by_dataset.get(dataset)
-        rows += [_published_cost(label, run, again, hardware) for run, again in published if run.dataset == name]
-        rows += [_measured_cost(label, entry) for entry in members]
+    printed = list(zip(load_published_table3(resources_folder), recomputed, strict=True))
+    rows = _rows(entries, published_as_by_dataset, printed, load_hardware(resources_folder), all_published)
     several_seeds = len({entry["seed"] for entry in entries}) > 1
     heads = _heads(rows)
     sheet = Sheet(
@@ -124,6 +115,24 @@ def make_table3(
         ],
     )
     write_sheet(sheet, [_record(row, emissions) for row in rows], out_csv, out_md, out_tex)
+
+
+def _rows(
+    entries: Sequence[Entry],
+    published_as: Mapping[str, str | None],
+    printed: Sequence[tuple[PublishedRun, Mapping[str, Any]]],
+    hardware: Sequence[Hardware],
+    all_published: bool,
+) -> list[_Cost]:
+    """Return the rows, data set by data set, published ones first."""
+    recomputed = dict(printed)
+    others = elsewhere(list(recomputed), published_as) if all_published else []
+    rows = [_published_cost(run.dataset, run, recomputed[run], hardware) for run in others]
+    for dataset, label, members in dataset_blocks(entries):
+        beside = [pair for pair in printed if pair[0].dataset == published_as.get(dataset)]
+        rows += [_published_cost(label, run, again, hardware) for run, again in beside]
+        rows += [_measured_cost(label, entry) for entry in members]
+    return rows
 
 
 def _heads(rows: Sequence[_Cost]) -> list[Head]:

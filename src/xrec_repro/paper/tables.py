@@ -79,16 +79,9 @@ def make_score_table(
     published = {1: load_published_table1(resources_folder), 2: load_published_table2(resources_folder)}
     check_published_names(published_as_by_dataset, published[1])
     _check_models(entries, {row.model for row in published[2]})
+    names, comparable = published_as_by_dataset, Comparable(resources_folder)
     rows = list(
-        score_rows(
-            f"table {number}",
-            entries,
-            published[number],
-            published_as_by_dataset,
-            Comparable(resources_folder),
-            show_difference,
-            all_published,
-        )
+        score_rows(f"table {number}", entries, published[number], names, comparable, show_difference, all_published)
     )
     everything = _columns(rows, None)
     records = _records(_Table(rows, everything, _ranks(rows, everything)), show_difference)
