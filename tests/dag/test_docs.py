@@ -43,6 +43,7 @@ UNTRIED = {
     "llama-server": "somebody else's server",
     "ollama": "somebody else's server",
     "transformers": "tests/e2e/test_transformers_serve.py starts it",
+    "snakemake --cores 2 --configfile nearest.yaml -- all": "tests/e2e/test_outside.py runs it on the page's blocks",
     "snakemake --cores 2 --configfile data/mine.yaml -- all": "tests/dag/test_own_data.py runs it on the page's blocks",
     "PYTHONPATH=data snakemake --cores 2 --configfile data/svd.yaml -- all": "tests/dag/test_own_recommender.py does",
     "PYTHONPATH=data snakemake --cores 2 --configfile data/ratio.yaml -- all": "test_the_metric_of_the_page_works does",
@@ -59,6 +60,7 @@ OTHER_YAML = {
     ("cluster.md", "set-resources:"): "a piece of a Snakemake profile, with its variables",
     ("cluster.md", "__use_yte__: true"): "a Snakemake profile for another scheduler",
     ("add-a-recommender.md", "recommenders:"): "names the page's own module: tests/dag/test_own_recommender.py",
+    ("add-a-method.md", "methods:"): "names the page's own module and file: tests/e2e/test_outside.py",
     ("add-a-metric.md", "metrics:"): "names the page's own module: test_the_metric_of_the_page_works",
 }
 
