@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from xrec_repro.config import Config, check_config, load_config
+from xrec_repro.config import Config, load_config
+from xrec_repro.config_rules import check_config
 from xrec_repro.errors import DataError, XRecError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,7 +5,7 @@ The Snakefile asks here, and is parsed again in every job: this module must stay
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,12 @@ from xrec_repro.config import (
     raw_files,
     recommender,
     settings,
-    sweep_members,
 )
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import code_digest, libraries_of, places_digest
-from xrec_repro.kinds import kind_of
 from xrec_repro.metrics.columns import Stated, Told, as_told
 from xrec_repro.metrics.registry import metric_file, metric_names, stated
+from xrec_repro.plan_rows import PaperRows
 from xrec_repro.plugins import module_file
 from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
@@ -40,7 +39,7 @@ def when(condition: Any, **files: Any) -> Files:
     return files if condition else {}
 
 
-class Plan:
+class Plan(PaperRows):
     """The plan of a run.
 
     Methods that take `w` take anything with the attributes dataset, experiment, seed and so on that the paths in
@@ -165,6 +164,14 @@ class Plan:
         """Return the folder of a chat model that runs here, if one writes the texts and no hub revision pins it."""
         chat = self.settings(w.dataset)["profiles"]["chat"]
         return when(self.writes_by_model(w, key) and chat["revision"] is None, chat_model=chat["model"])
+
+    def example_inputs(self, w: Any) -> Files:
+        """Return the profiles where something reads them: a method, or the language model that is pretrained here."""
+        folder = f"{self.shared}/profiles".format(dataset=w.dataset)
+        given = [self.given(*pair) for pair in self.pairs if pair[0] == w.dataset]
+        pretrained = self.settings(w.dataset)["llm"]["source"] == "scratch" and any("llm" in one for one in given)
+        read = pretrained or any("profiles" in one for one in given)
+        return when(read, user_profiles=f"{folder}/users.parquet", item_profiles=f"{folder}/items.parquet")
 
     # --- Recommenders -------------------------------------------------------------------------------------------------
     def recommender(self, w: Any) -> tuple[Config, str]:
@@ -349,92 +356,6 @@ class Plan:
             "scores": [f"{folder}/{name}/scores.parquet" for name in names],
             "summaries": [f"{folder}/{name}/summary.json" for name in names],
         }
-
-    # --- The paper stage ----------------------------------------------------------------------------------------------
-    def rows(self, experiments: Iterable[str] | None) -> list[Row]:
-        """List the rows of a table or figure: those of these experiments that run, or all.
-
-        All are those that the run lists; of what a sweep adds, only what is named. A list of which none runs is the
-        default (`config.check_config` refuses any other), and stands for all, too.
-        """
-        named = [pair for pair in self.pairs if experiments and pair[1] in experiments]
-        return [self.row(*pair, seed) for pair in named or self.listed for seed in self.seeds]
-
-    def row(self, dataset: str, experiment: str, seed: int) -> Row:
-        """Describe one experiment and seed, as the paper stage names it."""
-        chosen, data = self.settings(dataset, experiment), self.config["datasets"][dataset]
-        entry = self.config["experiments"][experiment]
-        return {
-            "dataset": dataset,
-            "dataset_label": data["label"],
-            "published_as": data["published_as"],
-            "experiment": experiment,
-            "experiment_label": entry["label"],
-            "published_model": entry["published_model"],
-            "seed": seed,
-            "kind": kind_of(
-                data["source"], chosen["llm"]["source"] if "llm" in self.given(dataset, experiment) else None
-            ),
-            "few": chosen["generation"]["subset"] < 1,
-        }
-
-    def file(self, kind: str, row: Row) -> str | None:
-        """Return the file of a kind for a row, or None where the row has none."""
-        pair = row["dataset"], row["experiment"]
-        shared, own, trained = self.shared.format(**row), self.experiment.format(**row), self.is_trained(*pair)
-        present = {
-            "train": trained,
-            "training": trained,
-            "weights": trained and "adapter" in method_class(self.config, row["experiment"]).sections,
-            "embeddings": self.reads_embeddings(*pair),
-            "truth": self.source(row["dataset"]) == "glassbox",
-        }
-        paths = {
-            "train": f"{own}/method/provenance.json",
-            "training": f"{own}/method/training.parquet",
-            "weights": f"{own}/method/weights.safetensors",
-            "embeddings": self.embeddings(**row),
-            "generate": f"{own}/generation/provenance.json",
-            "explanations": f"{own}/generation/explanations.parquet",
-            "scores": f"{own}/metrics/scores.parquet",
-            "summary": f"{own}/metrics/summary.json",
-            "graph": f"{shared}/split/graph.parquet",
-            "texts": f"{shared}/split/texts.parquet",
-            "examples": self.examples.format(**row),
-            "truth": f"{shared}/world/truth.parquet",
-        }
-        return paths[kind] if present.get(kind, True) else None
-
-    def files(self, rows: Iterable[Row], *kinds: str) -> dict[str, list[str | None]]:
-        """Return kind -> the file of each row, None where it has none."""
-        rows = list(rows)
-        return {kind: [self.file(kind, row) for row in rows] for kind in kinds}
-
-    def swept(self) -> list[Row]:
-        """List the rows of the figure of the sweeps."""
-        return [
-            self.row(dataset, experiment, seed)
-            | {"sweep": sweep, "key": entry["key"], "value": value, "own": experiment == base}
-            | {"base_label": self.config["experiments"][base]["label"]}
-            for sweep, entry in self.config["sweeps"].items()
-            for dataset, base in [entry["base"].split("/")]
-            for value, experiment in sweep_members(self.config, sweep)
-            for seed in self.seeds
-        ]
-
-    def figures(self) -> list[str]:
-        """List the figures of the run: curves and embeddings need a tuned experiment."""
-        paper = self.config["paper"]
-        needed = {"figure3": "training", "embeddings": "weights"}
-        found = [
-            name for name, kind in needed.items() if any(self.files(self.rows(paper[name]["experiments"]), kind)[kind])
-        ]
-        return ["figure2", "figure2_zoomed", "figure4", "costs", *found]
-
-
-def inputs(files: Mapping[str, Iterable[str | None]]) -> dict[str, list[str]]:
-    """Return the files of `Plan.files`, each once, without those that are none."""
-    return {kind: list(dict.fromkeys(filter(None, paths))) for kind, paths in files.items()}
 
 
 def asked(function: Callable[..., Any], *more: Any) -> Callable[[Any], Any]:

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from xrec_repro.cli import _parser, main
-from xrec_repro.config import check_config, experiment_pairs, load_config
+from xrec_repro.config import experiment_pairs, load_config
+from xrec_repro.config_rules import check_config
 from xrec_repro.metrics.registry import build_metric
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,17 +5,9 @@ import sys
 import pytest
 import yaml
 
-from xrec_repro.config import (
-    READ,
-    check_config,
-    complete,
-    gpus_of_a_job,
-    load_config,
-    merge,
-    raw_files,
-    settings,
-)
+from xrec_repro.config import READ, complete, gpus_of_a_job, load_config, merge, raw_files, settings
 from xrec_repro.config_files import check_files
+from xrec_repro.config_rules import check_config
 from xrec_repro.data.formats import SOURCES
 from xrec_repro.data.readers import OWN_COLUMNS
 from xrec_repro.errors import ConfigError

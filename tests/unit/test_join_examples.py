@@ -57,3 +57,9 @@ def test_a_pair_without_profile_is_named(files, tmp_path):
     write_table(files[3], [{"item": 0, "profile": "item 0"}, {"item": 1, "profile": None}], ITEM_PROFILES)
     with pytest.raises(DataError, match=r"items.parquet: item 1 has no profile; run the profile rule again"):
         join_examples(*files, tmp_path / "examples.parquet")
+
+
+def test_where_nothing_reads_profiles_there_are_none(files, tmp_path):
+    join_examples(*files[:2], None, None, files[4], tmp_path / "examples.parquet")
+    bare = load_examples(tmp_path / "examples.parquet")
+    assert [(e.example_id, e.user_profile, e.item_profile) for e in bare] == [("e0", None, None), ("e2", None, None)]

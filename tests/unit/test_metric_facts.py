@@ -16,7 +16,8 @@ import pytest
 from tests.unit.test_foundations import Workflow
 from tests.unit.test_score import explanations
 from xrec_repro.comparable import unequal_size
-from xrec_repro.config import check_config, complete, load_config, merge
+from xrec_repro.config import complete, load_config, merge
+from xrec_repro.config_rules import check_config
 from xrec_repro.contracts import EXAMPLES, EXPLANATIONS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_table

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from xrec_repro.config import check_config, experiment_pairs, load_config, settings
+from xrec_repro.config import experiment_pairs, load_config, settings
+from xrec_repro.config_rules import check_config
 from xrec_repro.data.download import read_manifest
 from xrec_repro.errors import ConfigError
 from xrec_repro.metrics.registry import build_metric

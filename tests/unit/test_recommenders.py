@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.unit.test_recommender_train import SETTINGS, graph  # noqa: F401
-from xrec_repro.config import check_config, complete, load_config, merge, recommender
+from xrec_repro.config import complete, load_config, merge, recommender
+from xrec_repro.config_rules import check_config
 from xrec_repro.contracts import CORE_INTERACTIONS, GRAPH
 from xrec_repro.embedding_file import load_embeddings
 from xrec_repro.errors import ConfigError, DataError, ModelError

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from xrec_repro.config import check_config, load_config
+from xrec_repro.config import load_config
+from xrec_repro.config_rules import check_config
 from xrec_repro.errors import ConfigError
 from xrec_repro.sections import configuration_schema
 from xrec_repro.setting_types import PART_OF, WHOLE

@@ -14,15 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from tests.unit.test_figures import assert_readable
-from xrec_repro.config import (
-    check_config,
-    expand_sweeps,
-    load_config,
-    merge,
-    recommender,
-    settings,
-    sweep_members,
-)
+from xrec_repro.config import expand_sweeps, load_config, merge, recommender, settings, sweep_members
+from xrec_repro.config_rules import check_config
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
 from xrec_repro.paper import curves

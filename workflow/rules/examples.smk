@@ -3,10 +3,9 @@
 
 rule join_examples:
     input:
+        unpack(PLAN.example_inputs),
         texts=f"{SHARED}/split/texts.parquet",
         references=f"{SHARED}/references/references.parquet",
-        user_profiles=f"{SHARED}/profiles/users.parquet",
-        item_profiles=f"{SHARED}/profiles/items.parquet",
         interactions=f"{SHARED}/kcore/interactions.parquet",
     output:
         examples=PLAN.examples,

@@ -4,7 +4,8 @@ from xrec_repro.data.examples import join_examples
 from xrec_repro.job import Job
 
 with Job(snakemake) as job:
-    files = job.input
+    files = vars(job.input)
+    profiles = files.get("user_profiles"), files.get("item_profiles")
     job.result = join_examples(
-        files.texts, files.references, files.user_profiles, files.item_profiles, files.interactions, job.output.examples
+        files["texts"], files["references"], *profiles, files["interactions"], job.output.examples
     )

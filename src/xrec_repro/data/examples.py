@@ -11,15 +11,20 @@ from xrec_repro.io import read_table, write_table
 
 
 def join_examples(
-    texts: Path, references: Path, user_profiles: Path, item_profiles: Path, interactions: Path, out: Path
+    texts: Path,
+    references: Path,
+    user_profiles: Path | None,
+    item_profiles: Path | None,
+    interactions: Path,
+    out: Path,
 ) -> dict[str, Any]:
     """Write the examples of all splits, in the order of the split's file.
 
     Args:
         texts: Contract TEXTS.
         references: Contract REFERENCES; pairs without a reference explanation are left out.
-        user_profiles: Contract USER_PROFILES.
-        item_profiles: Contract ITEM_PROFILES.
+        user_profiles: Contract USER_PROFILES; None where nothing reads profiles.
+        item_profiles: Contract ITEM_PROFILES; None likewise.
         interactions: Contract CORE_INTERACTIONS: ratings and times, of the first interaction of a pair.
         out: Contract EXAMPLES. No source has features so far.
 
@@ -33,6 +38,9 @@ def join_examples(
     rows = rows.merge(read_table(references, REFERENCES).to_pandas(), on="example_id", how="inner")
     rows["title"] = rows["title"].fillna("")
     for kind, path, schema in (("user", user_profiles, USER_PROFILES), ("item", item_profiles, ITEM_PROFILES)):
+        if path is None:
+            rows[f"{kind}_profile"] = None
+            continue
         profiles = read_table(path, schema).to_pandas().set_index(kind)["profile"].dropna()
         unknown = rows.loc[~rows[kind].isin(profiles.index), kind]
         if len(unknown):

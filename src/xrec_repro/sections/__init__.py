@@ -75,7 +75,7 @@ class Configuration(Section):
 def configuration_schema() -> dict[str, Any]:
     """Return the JSON schema of the whole configuration."""
     schema = schema_of(Configuration)
-    # They stand beside the defaults: whoever looks for them there is told so by `config.check_config`.
+    # They stand beside the defaults: whoever looks for them there is told so by `config_rules.check_config`.
     schema["properties"]["defaults"]["properties"]["recommenders"] = {}
     return schema
 
