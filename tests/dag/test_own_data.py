@@ -44,7 +44,7 @@ def write_reviews(path: Path, example: str) -> None:
         for book in range(10):
             if (reader + book) % 3 == 0:
                 continue
-            taste = TASTES[(reader * book) % len(TASTES)]
+            taste = TASTES[(reader + 2 * book) % len(TASTES)]  # all are common: what few speak of is no phrase
             text = MESS[(reader + book) % len(MESS)].format(taste=taste)
             blurb = (
                 f"A &quot;novel&quot; of {TASTES[book % 6]}, <em>{TASTES[(book + 1) % 6]}</em>." if reader % 2 else ""
