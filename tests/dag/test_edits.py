@@ -53,7 +53,12 @@ TINY = [
     Edit("published numbers touched", NOTHING, touched=("resources/published/study_table1.csv",)),
     Edit("the environment file touched", NOTHING, touched=("envs/xrec-repro.yaml",)),
     # Code that decides.
-    Edit("early stopping", TUNED, {f"{SRC}/explainer/tuning.py": ("self._seen - self._best_at >=", "self._seen >")}),
+    Edit("tuning", TUNED, {f"{SRC}/explainer/tuning.py": (None, "X = 1\n")}),
+    Edit(
+        "the training loop",
+        {"train_recommender", "pretrain_lm", *SCORERS, *TUNED},
+        {f"{SRC}/training.py": ("self._seen - self._best_at >=", "self._seen >")},
+    ),
     Edit("decoding", GENERATED, {f"{SRC}/explainer/decoding.py": ("_LEAVE_AT = 7 / 8", "_LEAVE_AT = 3 / 4")}),
     Edit("the explainer", TUNED, {f"{SRC}/explainer/explainer.py": ("if not opening:", "if opening == ():")}),
     Edit(
