@@ -165,7 +165,9 @@ TINY = [
     Edit(
         "the seed of a scorer", {"train_bleurt", "score_bleurt", *SCORED}, overlay={"scorers": {"bleurt": {"seed": 2}}}
     ),
-    Edit("the threads of a job", {"train_recommender", *TEXTS}, overlay={"compute": {"threads": 2}}),
+    Edit(
+        "the threads of a job", {"train_recommender", *TEXTS} - {"join_examples"}, overlay={"compute": {"threads": 2}}
+    ),
     Edit(
         "statistics.alpha",
         {"write_statistics", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},
@@ -219,7 +221,11 @@ OWN_EDITS = [
     Edit("the weights of a local model", TUNED_OWN, own=("models/llm/model.safetensors",)),
     Edit("the tokenizer of a local model", TUNED_OWN, own=("models/llm/tokenizer.json",)),
     Edit("the page about a local model", NOTHING, own=("models/llm/README.md",)),
-    Edit("the weights of the chat model", {"generate_profiles", *TUNED_OWN}, own=("models/chat/model.safetensors",)),
+    Edit(
+        "the weights of the chat model",
+        {"generate_profiles", "join_examples", *TUNED_OWN},
+        own=("models/chat/model.safetensors",),
+    ),
     Edit(
         "the weights of a metric",
         {"score_bleurt", "score_bartscore", *SCORED_OWN},

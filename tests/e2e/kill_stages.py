@@ -186,7 +186,14 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
     kept = {key: str(folder / file) for key, file in stage.kept.items()}
     code = "another" if edit == "code" else "the same"
     compute = {"device": "cpu", "threads": 1}
-    fixed = {"code": code, "scorer": "judge", "metric": "llamascore", "compute": compute, "domain": "book"}
+    fixed = {
+        "code": code,
+        "scorer": "judge",
+        "metric": "llamascore",
+        "compute": compute,
+        "domain": "book",
+        "models": {},
+    }
     if name == "generation":
         fixed["shard"] = "1-of-1"
     if name == "judging":
