@@ -1,5 +1,6 @@
 """Small random models and examples for the explainer's tests."""
 
+import copy
 import random
 from collections.abc import Callable
 
@@ -65,7 +66,7 @@ def language_model() -> Callable[[str], LanguageModel]:
     def make(shape: str = "llama2", seed: int = 0) -> LanguageModel:
         tokenizer = train_tokenizer(["dry humour and slow suspense [INST] <<SYS>>"], 300, 512)
         torch.manual_seed(seed)
-        config = SHAPES[shape]
+        config = copy.deepcopy(SHAPES[shape])  # a test may change its model's
         config.initializer_range = 0.2
         config.max_position_embeddings = 512
         config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id

@@ -55,6 +55,7 @@ def test_what_is_no_markup_stays_whole(text):
         ("&amp;nbsp;it&amp;#39;s &amp;amp;amp; &#x201C;so&#x201D; &quot;x&quot", 'it\'s & \u201cso\u201d "x"'),
         ("&lt;br&gt;a&amp;lt;i&amp;gt;b&amp;lt;/i&amp;gt;", "ab"),
         ("a\u00a0b\u200bc\u00adde\x07\ufefff", "a bcdef"),
+        ("\u00a0\u200d&nbsp;", ""),
         ("&#55357; \ud83d \ud83d\ude00", "\ufffd \ufffd \N{GRINNING FACE}"),
     ],
 )

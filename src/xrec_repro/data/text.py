@@ -56,7 +56,7 @@ _WITHOUT_SEMICOLON = ("amp", "apos", "gt", "lt", "nbsp", "quot")
 # and of emoji, which need them.
 _UNSEEN = re.compile(
     r"[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]"
-    r"|(?<![^\x00-\x7f])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f])"
+    r"|(?<![^\x00-\x7f\s])[\u200c\u200d]|[\u200c\u200d](?![^\x00-\x7f\s])"
 )
 _TRANSLATION = re.compile(r"\(\s*Translated by Google\s*\)", re.IGNORECASE)
 _ORIGINAL = re.compile(r"\(\s*Original\s*\)", re.IGNORECASE)
