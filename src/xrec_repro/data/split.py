@@ -73,17 +73,17 @@ def split_interactions(
     """Split the core's edges and the pairs with texts into train, val and test.
 
     Pairs with texts are those of `released_texts` where given, else all interactions with a review. In mode
-    ``independent`` edges and pairs are split apart, each by its own rule. In mode ``joint`` no val or test
-    pair is a train edge: without released texts the pairs inherit the split of the edges; with them, train
-    edges that are val or test pairs move to that split of the graph.
+    ``independent`` edges and pairs are split apart, each by its own rule. In mode ``joint`` no val or test pair is a
+    train edge: without released texts the pairs inherit the split of the edges; with them, train edges that are val or
+    test pairs move to that split of the graph.
 
-    ``cold_users``, a share of the users, is held out whole, to study users that training never saw: none of their
-    edges or pairs is in train, and ``zero_shot`` is true of all their texts. The users are drawn with the seed. Their
-    edges, and likewise their pairs with texts, are shuffled together and shared out between val and test as
-    ``ratios`` has these two; those of the other users are split by ``ratios`` as ever, so that train shrinks. Without
-    a train edge, a recommender that learns from pairs leaves a cold user's embedding as it was drawn (times its
-    combination's factor), unrelated to what the user likes; its Recall and NDCG average over these users too, as over
-    every user with held-out edges. An item that only cold users have is in the same position.
+    ``cold_users``, a share of the users, is held out whole, to study users that training never saw: none of their edges
+    or pairs is in train, and ``zero_shot`` is true of all their texts. The users are drawn with the seed. Their edges,
+    and likewise their pairs with texts, are shuffled together and shared out between val and test as ``ratios`` has
+    these two; those of the other users are split by ``ratios`` as ever, so that train shrinks. Without a train edge, a
+    recommender that learns from pairs leaves a cold user's embedding as it was drawn (times its combination's factor),
+    unrelated to what the user likes; its Recall and NDCG average over these users too, as over every user with held-out
+    edges. So is an item's that only cold users have.
 
     Args:
         core_interactions_path: Parquet file under the contract ``CORE_INTERACTIONS``.
@@ -94,11 +94,10 @@ def split_interactions(
         released_texts: ``RELEASED_TEXTS``; needed for ``texts: released``.
 
     Returns:
-        ``graph`` and ``texts``: pairs per split; ``overlap``: of each text split, the edges in each graph
-        split; ``leaked_texts``: test pairs that are train edges; ``moved``: train edges moved by mode
-        ``joint``, by new split; ``dropped``: pairs not used, by reason; ``cold_users``: users held out
-        whole; ``zero_shot_texts`` and ``zero_shot_users``: texts of users without a train edge, and those
-        users.
+        ``graph`` and ``texts``: pairs per split; ``overlap``: of each text split, the edges in each graph split;
+        ``leaked_texts``: test pairs that are train edges; ``moved``: train edges moved by mode ``joint``, by new split;
+        ``dropped``: pairs not used, by reason; ``cold_users``: users held out whole; ``zero_shot_texts`` and
+        ``zero_shot_users``: texts of users without a train edge, and those users.
 
     Raises:
         ConfigError: ``cold_users`` with a split that is not drawn by ratio.
@@ -113,7 +112,6 @@ def split_interactions(
     texts = _split_texts(core, graph, cold, pairs, settings)
     graph, moved = _move_edges(graph, pairs.rows, texts, settings["mode"])
     _refuse_empty(graph, f"{core.path}: graph", settings["graph"])
-
     zero_shot = _zero_shot(core, graph, pairs.rows)
     _write_graph(out_graph, core, graph)
     _write_texts(out_texts, core, pairs.rows, texts, zero_shot)

@@ -251,11 +251,7 @@ def _write_references(context: _Context, pairs: pd.DataFrame, backend: ProfileBa
     return texts, backend.report() | _unanswered("references", pairs["example_id"], known, texts)
 
 
-PROFILE_BACKENDS = {
-    "published": _published_profiles,
-    "extractive": _extractive_profiles,
-    "chat": _chat_profiles,
-}
+PROFILE_BACKENDS = {"published": _published_profiles, "extractive": _extractive_profiles, "chat": _chat_profiles}
 REFERENCE_BACKENDS = {
     "published": _published_references,
     "extractive": _extractive_references,
