@@ -90,8 +90,7 @@ def split_interactions(
         settings: The section ``split`` of the configuration.
         out_graph: Where to write ``GRAPH``, in the core's order.
         out_texts: Where to write ``TEXTS``, in the candidates' order; the example id is the row.
-        released_edges: ``RELEASED_EDGES``; needed for ``graph: released``.
-        released_texts: ``RELEASED_TEXTS``; needed for ``texts: released``.
+        released_edges, released_texts: ``RELEASED_EDGES``, ``RELEASED_TEXTS``; for ``graph`` or ``texts: released``.
 
     Returns:
         ``graph`` and ``texts``: pairs per split; ``overlap``: of each text split, the edges in each graph split;
