@@ -90,7 +90,8 @@ def split_interactions(
         settings: The section ``split`` of the configuration.
         out_graph: Where to write ``GRAPH``, in the core's order.
         out_texts: Where to write ``TEXTS``, in the candidates' order; the example id is the row.
-        released_edges, released_texts: ``RELEASED_EDGES``, ``RELEASED_TEXTS``; for ``graph`` or ``texts: released``.
+        released_edges: ``RELEASED_EDGES``; needed for ``graph: released``.
+        released_texts: ``RELEASED_TEXTS``; needed for ``texts: released``.
 
     Returns:
         ``graph`` and ``texts``: pairs per split; ``overlap``: of each text split, the edges in each graph split;
@@ -114,14 +115,15 @@ def split_interactions(
     zero_shot = _zero_shot(core, graph, pairs.rows)
     _write_graph(out_graph, core, graph)
     _write_texts(out_texts, core, pairs.rows, texts, zero_shot)
-    return {
-        **_overlap(graph, pairs.rows, texts),
-        "moved": moved,
-        "dropped": dropped | pairs.dropped,
-        "cold_users": int(cold.sum()),
-        "zero_shot_texts": int(zero_shot.sum()),
-        "zero_shot_users": np.unique(core.users[pairs.rows[zero_shot]]).size,
-    }
+    counts = {"moved": moved, "dropped": dropped | pairs.dropped, "cold_users": int(cold.sum())}
+    return (
+        _overlap(graph, pairs.rows, texts)
+        | counts
+        | {
+            "zero_shot_texts": int(zero_shot.sum()),
+            "zero_shot_users": np.unique(core.users[pairs.rows[zero_shot]]).size,
+        }
+    )
 
 
 # --- The graph --------------------------------------------------------------------------------------------
