@@ -77,13 +77,7 @@ def split_interactions(
     train edge: without released texts the pairs inherit the split of the edges; with them, train edges that are val or
     test pairs move to that split of the graph.
 
-    ``cold_users``, a share of the users, is held out whole, to study users that training never saw: none of their edges
-    or pairs is in train, and ``zero_shot`` is true of all their texts. The users are drawn with the seed. Their edges,
-    and likewise their pairs with texts, are shuffled together and shared out between val and test as ``ratios`` has
-    these two; those of the other users are split by ``ratios`` as ever, so that train shrinks. Without a train edge, a
-    recommender that learns from pairs leaves a cold user's embedding as it was drawn (times its combination's factor),
-    unrelated to what the user likes; its Recall and NDCG average over these users too, as over every user with held-out
-    edges. So is an item's that only cold users have.
+    ``cold_users``, a share of the users, is held out whole (`_cold_users`).
 
     Args:
         core_interactions_path: Parquet file under the contract ``CORE_INTERACTIONS``.
@@ -130,7 +124,16 @@ def split_interactions(
 
 
 def _cold_users(core: _Core, settings: dict[str, Any]) -> Mask:
-    """Draw the users to hold out whole, shape [n_users]; of any share above 0 at least one."""
+    """Draw the users to hold out whole, shape [n_users]; of any share above 0 at least one.
+
+    ``cold_users``, a share of the users, is held out whole, to study users that training never saw: none of their edges
+    or pairs is in train, and ``zero_shot`` is true of all their texts. The users are drawn with the seed. Their edges,
+    and likewise their pairs with texts, are shuffled together and shared out between val and test as ``ratios`` has
+    these two; those of the other users are split by ``ratios`` as ever, so that train shrinks. Without a train edge, a
+    recommender that learns from pairs leaves a cold user's embedding as it was drawn (times its combination's factor),
+    unrelated to what the user likes; its Recall and NDCG average over these users too, as over every user with held-out
+    edges. So is an item's that only cold users have.
+    """
     users = len(core.user_ids)
     cold = np.zeros(users, dtype=bool)
     count = math.ceil(round(settings["cold_users"] * users, 9))
