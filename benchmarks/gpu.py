@@ -206,20 +206,26 @@ def table3(tuning: float, generation: float) -> list[dict[str, Any]]:
     return rows
 
 
+def material(smoke: bool, gigabytes: int) -> tuple[Explainer, list[Example]]:
+    """Return an explainer of Llama-2-7B's shape and real prompts for it, or the demo's random ones.
+
+    Raises:
+        Skipped: There is no GPU, or the released texts are not at hand.
+    """
+    if smoke:
+        explainer, by_split, _, _ = demo_explainer(smoke=True)
+        return explainer, by_split["test"]
+    if not torch.cuda.is_available():
+        raise Skipped(f"torch sees no CUDA device; run this script on a machine with a GPU of {gigabytes} GB or more")
+    examples = amazon_examples()
+    if not examples:
+        raise Skipped("the released Amazon texts are not at hand; set XREC_SHARED to the folder of data/xrec/amazon")
+    return llama(examples), examples
+
+
 def main(args: argparse.Namespace) -> None:
     """Measure tuning and generation, and say what the study's experiments would take."""
-    if args.smoke:
-        explainer, by_split, _, _ = demo_explainer(smoke=True)
-        examples = by_split["test"]
-    else:
-        if not torch.cuda.is_available():
-            raise Skipped("torch sees no CUDA device; run this script on a machine with a GPU of 40 GB or more")
-        examples = amazon_examples()
-        if not examples:
-            raise Skipped(
-                "the released Amazon texts are not at hand; set XREC_SHARED to the folder of data/xrec/amazon"
-            )
-        explainer = llama(examples)
+    explainer, examples = material(args.smoke, 40)
     part = examples[:: max(1, len(examples) // args.examples)][: args.examples]
     tuning = measure_tuning(explainer, part, args)
     explainer.adapters.eval()

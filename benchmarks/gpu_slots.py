@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from generation import by_length, ours
-from gpu import EXPLANATIONS, NEW_TOKENS, llama, static_rate, synchronised, what
-from harness import Skipped, Times, arguments, limit, record, run, seconds
-from material import amazon_examples, demo_explainer, scratch_settings
+from gpu import EXPLANATIONS, NEW_TOKENS, material, static_rate, synchronised, what
+from harness import Times, arguments, limit, record, run, seconds
+from material import scratch_settings
 
 from xrec_repro.examples import Example
 from xrec_repro.explainer.explainer import Explainer
@@ -103,19 +103,8 @@ def reading(explainer: Explainer) -> tuple[float, float]:
 
 def main(args: argparse.Namespace) -> None:
     """Measure both promises by number of slots, the peer, and all explanations."""
-    if args.smoke:
-        explainer, by_split, _, _ = demo_explainer(smoke=True)
-        examples = by_split["test"]
-    else:
-        if not torch.cuda.is_available():
-            raise Skipped("torch sees no CUDA device; run this script on a machine with a GPU of 80 GB or more")
-        examples = amazon_examples()
-        if not examples:
-            raise Skipped(
-                "the released Amazon texts are not at hand; set XREC_SHARED to the folder of data/xrec/amazon"
-            )
-        explainer = llama(examples)
-        explainer.adapters.eval()
+    explainer, examples = material(args.smoke, 80)
+    explainer.adapters.eval()
     settings = scratch_settings()["generation"] | {
         "decoding": "sampled",
         "max_new_tokens": 4 if args.smoke else NEW_TOKENS,

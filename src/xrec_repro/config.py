@@ -132,16 +132,16 @@ def recommender(config: Config, dataset: str, name: str) -> Config:
 
 def like(entries: Config, name: str) -> Config:
     """Return a recommender's entry with what it takes over from those that it is like."""
-    chain: list[str] = []
+    seen: list[str] = []
     while name is not None:
         if name not in entries:
-            place = f"configuration: recommenders.{chain[-1]}.like" if chain else "configuration: recommenders"
+            place = f"configuration: recommenders.{seen[-1]}.like" if seen else "configuration: recommenders"
             raise ConfigError(f"{place}: there is no {name!r}{hint(name, entries)}")
-        if name in chain:
-            raise ConfigError(f"configuration: recommenders.{name}.like: it is like itself, by way of {chain[-1]!r}")
-        chain.append(name)
+        if name in seen:
+            raise ConfigError(f"configuration: recommenders.{name}.like: it is like itself, by way of {seen[-1]!r}")
+        seen.append(name)
         name = entries[name].get("like")
-    whole = [entries[one].items() for one in reversed(chain)]
+    whole = [entries[one].items() for one in reversed(seen)]
     return {key: value for entry in whole for key, value in entry if key != "like"}
 
 
@@ -205,8 +205,8 @@ def expand_sweeps(config: Config) -> Config:
                 raise ConfigError(f"{place}: {name!r}, for its value {value!r}, is in experiments already; rename one")
             expanded["experiments"][name] = _sweep_member(config, sweep, value)
             changed = _changed(entry["key"], value)
-            for like, setting in changed.get("recommenders", {}).items():
-                variant = {"like": like} | setting
+            for varied, setting in changed.get("recommenders", {}).items():
+                variant = {"like": varied} | setting
                 if expanded["recommenders"].setdefault(_variant(changed), variant) != variant:
                     raise ConfigError(f"{place}: {_variant(changed)!r} is in recommenders already; rename that entry")
     expanded["run"]["experiments"] = list(pairs)

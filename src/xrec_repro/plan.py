@@ -15,9 +15,9 @@ from xrec_repro.config import (
     Config,
     expand_sweeps,
     experiment_pairs,
+    like,
     method_class,
     raw_files,
-    recommender,
     settings,
 )
 from xrec_repro.errors import ConfigError
@@ -30,7 +30,6 @@ from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
 
 Files = dict[str, Any]
-Row = dict[str, Any]
 BUNDLED = ("minilm",)  # names of models that a package carries
 
 
@@ -176,7 +175,7 @@ class Plan(PaperRows):
     # --- Recommenders -------------------------------------------------------------------------------------------------
     def recommender(self, w: Any) -> tuple[Config, str]:
         """Return a recommender's entry, and where it stands."""
-        return recommender(self.config, w.dataset, w.recommender), f"recommenders.{w.recommender}"
+        return like(self.settings(w.dataset)["recommenders"], w.recommender), f"recommenders.{w.recommender}"
 
     def reads_release(self, w: Any) -> bool:
         """Tell whether a recommender reads the release."""
@@ -245,7 +244,7 @@ class Plan(PaperRows):
         """Return the settings of a method that name files of the data set's release: names without a folder."""
         chosen = self.settings(w.dataset, w.experiment)["method"]
         names = method_class(self.config, w.experiment).files if self.source(w.dataset) == "release" else ()
-        return [name for name in names if chosen[name] and not Path(chosen[name]).expanduser().parent.name]
+        return [name for name in names if chosen[name] and Path(chosen[name]).name == chosen[name]]
 
     def method_places(self, w: Any) -> Files:
         """Return the user's own files and models that a method reads."""
@@ -276,7 +275,7 @@ class Plan(PaperRows):
         return {name: merged[name] for name in own if name != other} | {
             "domain": self.config["datasets"][w.dataset]["domain"],
             "embeddings": merged["embeddings"]["as"],
-            "embedding_width": recommender(self.config, w.dataset, merged["embeddings"]["of"])["dim"],
+            "embedding_width": like(merged["recommenders"], merged["embeddings"]["of"])["dim"],
             "profiles_shown": "profiles" in self.given(w.dataset, w.experiment),
         }
 

@@ -9,7 +9,8 @@ import yaml
 
 from tests.conftest import run
 from tests.dag.test_docs import blocks
-from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.cli import main
+from xrec_repro.contracts import EXAMPLES, EXPLANATIONS
 from xrec_repro.io import read_json, read_table
 
 TINY = "tests/tiny.yaml"
@@ -59,6 +60,18 @@ def test_it_stands_in_tables_statistics_and_the_page(outside, label):
 def test_a_claim_about_it_is_judged(outside):
     judged = (outside / "paper/claims.md").read_text(encoding="utf-8")
     assert "Better than copies" in judged and "Nearest explanation" in judged
+
+
+def test_explain_leaves_out_what_has_texts_of_the_test_split_alone(outside, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(outside.parents[1])
+    rows = read_table(outside / "glassbox/shared/examples/examples.parquet", EXAMPLES).to_pylist()
+    asked = next(row for row in rows if row["split"] == "train")
+    place = ["--results", str(outside.parent), "--run", "tiny", "--dataset", "glassbox"]
+    assert main(["explain", *place, "--user", asked["user_id"], "--item", asked["item_id"]]) == 0
+    printed = capsys.readouterr().out
+    assert "explanation (nearest, seed1; generated now)" in printed
+    assert "explanation (xrec, seed1; generated now)" in printed
+    assert "theirs" not in printed
 
 
 def test_the_references_as_predictions_are_as_good_as_can_be(outside):

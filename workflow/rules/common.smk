@@ -8,8 +8,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from xrec_repro.config import READ, complete, gpus_of_a_job, load_config, merge
-from xrec_repro.config_rules import check_config
 from xrec_repro.config_files import added_experiments, check_files
+from xrec_repro.config_rules import check_config
 from xrec_repro.errors import ConfigError
 from xrec_repro.identity import Told, neutral, places_digest, significant
 from xrec_repro.plan import Plan, asked, when

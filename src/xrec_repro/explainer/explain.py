@@ -75,8 +75,8 @@ def explain(run: Path, dataset: str, user_id: str, item_id: str, device: str) ->
         if row:
             found.reference = row["reference"]
             found.texts[name] = (row["prediction"], "from the run's test split")
-        else:
-            found.texts[name] = (_generate(experiment, pair, found, device), "generated now")
+        elif (text := _generate(experiment, pair, found, device)) is not None:
+            found.texts[name] = (text, "generated now")
     return found
 
 
@@ -117,7 +117,8 @@ def _add_truth(found: Explained, path: Path, user_id: str, item_id: str) -> None
             found.reasons, found.named = row["reasons"], row["named"]
 
 
-def _generate(experiment: Path, pair: Example, found: Explained, device: str) -> str:
+def _generate(experiment: Path, pair: Example, found: Explained, device: str) -> str | None:
+    """Return the text of a pair that the run did not cover; None of a method that has texts of the test split alone."""
     # Only a pair that the run did not cover needs the models.
     from xrec_repro.methods.base import Run
     from xrec_repro.methods.driver import load_fitted, make_method
@@ -136,6 +137,8 @@ def _generate(experiment: Path, pair: Example, found: Explained, device: str) ->
             raise DataError(f"{path}: the run's explanations were made with it and it is gone; run the workflow again")
     run = Run(seed=seed, device=device, domain=domain, sections=settings, inputs=paths)
     method = make_method(chosen, "write", run)
+    if not method.any_pair:
+        return None
     method.load(load_fitted(paths["weights"].parent) if "weights" in paths else None)
     if shown:
         pair = replace(pair, user_profile=found.user_profile, item_profile=found.item_profile)

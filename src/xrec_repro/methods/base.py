@@ -96,6 +96,7 @@ class Method:
             release, where the data set is one: then `Run.inputs` has its ``folder``.
         predicts: What it gives beside texts: ``ratings`` (`Written.rating`), which the metrics of ratings then score.
         gpu: Whether it gains from a GPU.
+        any_pair: Whether it explains any pair that it is given, not only those of the test split.
         trained: Whether it has something to learn, …
         trained_on: … and what of its needs the configuration must leave it for that ("w/o embeddings" trains nothing).
         modules: ``fit`` and ``write`` -> the module whose ``FIT`` or ``WRITE`` does it, where that is not this class:
@@ -108,6 +109,7 @@ class Method:
     files: ClassVar[tuple[str, ...]] = ()
     predicts: ClassVar[frozenset[str]] = frozenset()
     gpu: ClassVar[bool] = False
+    any_pair: ClassVar[bool] = True
     trained: ClassVar[bool] = False
     trained_on: ClassVar[frozenset[str]] = frozenset()
     modules: ClassVar[Mapping[str, str]] = {}

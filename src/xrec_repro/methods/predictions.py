@@ -33,6 +33,7 @@ class Predictions(Method):
 
     Settings = Files
     files = ("file", "references")
+    any_pair = False
 
     def explained(self, examples: "Sequence[Example]") -> "list[Example]":
         """Return the examples that the file has texts of.
@@ -46,16 +47,13 @@ class Predictions(Method):
         from xrec_repro.text_files import read_ids, read_texts
 
         file = self._path("file")
-        texts, ids = read_texts(file, "prediction"), read_ids(file)
+        texts, ids, found = read_texts(file, "prediction"), None, list(examples)
         if self.settings.references is not None:
             found = self._with_references(examples, len(texts))
         else:
-            found = list(examples)
+            ids = read_ids(file)
             self._check(found, ids, len(texts))
-        order = (
-            [example.example_id for example in found] if ids is None or self.settings.references is not None else ids
-        )
-        self._texts = dict(zip(order, texts, strict=True))
+        self._texts = dict(zip(ids or [example.example_id for example in found], texts, strict=True))
         return found
 
     def _path(self, name: str) -> Path:

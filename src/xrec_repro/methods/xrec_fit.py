@@ -7,7 +7,6 @@ import numpy as np
 from xrec_repro.examples import Example
 from xrec_repro.explainer.assemble import fresh_explainer
 from xrec_repro.explainer.bundle import pack
-from xrec_repro.explainer.explainer import Explainer
 from xrec_repro.explainer.llm import weights_digest
 from xrec_repro.explainer.tuning import held_out_losses, tune
 from xrec_repro.methods.base import Fitted
@@ -23,11 +22,9 @@ class Fitting(XRec):
     (Natural logarithm.) ``cut_prompts`` are those whose titles or profiles the context had no room for.
     """
 
-    explainer: Explainer | None = None
-
     def fit(self, examples: Sequence[Example]) -> Fitted:
         """Tune on the train split, at most ``tuning.max_examples`` of it in the file's order."""
-        explainer = self.explainer or fresh_explainer(**self.parts)
+        explainer = fresh_explainer(**self.parts)
         tuning = self.run.sections["tuning"]
         train = [e for e in examples if e.split == "train"][: tuning["max_examples"]]
         frozen = weights_digest(explainer.llm.model)

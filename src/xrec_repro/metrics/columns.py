@@ -3,7 +3,7 @@
 Its class states it in its own body, as literals, and here it is read from the source, as `identity.libraries_of` reads
 the libraries: the plan, which is made again in every job, and the paper stage ask about metrics without importing one,
 whatever those import, and the digest of a table's code has no metric's code in it. Who prints columns is given them by
-its rule (`Plan.columns`), so that an edit of a heading makes the tables due.
+its rule (`Plan.metric_columns`), so that an edit of a heading makes the tables due.
 """
 
 import ast
