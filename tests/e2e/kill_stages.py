@@ -196,8 +196,6 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
     }
     if name == "generation":
         fixed["shard"] = "1-of-1"
-    if name == "judging":
-        fixed["failures"] = str(folder / "failures.txt")
     inputs = {key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}
     return SimpleNamespace(
         rule=stage.script,
