@@ -45,8 +45,8 @@ class PeterPlus(Peter):
             chosen = "feature" if all(example.feature for example in examples) else "item_profile"
         if not any(getattr(example, chosen) for example in examples):
             raise DataError(
-                f"examples: none has a {chosen.replace('_', ' ')}, which methods.{self.run_name} is given; use data "
-                "that have them, or another `given`"
+                f"examples: all lack the {chosen.replace('_', ' ')} that methods.{self.run_name} is given; "
+                "use data that have it, or set another `given`"
             )
         return {"given": chosen, "given_words": self.settings.given_words}
 
