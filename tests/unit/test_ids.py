@@ -29,7 +29,7 @@ SMALL = {"size": 8, "hidden": 12, "layers": 2, "batch_size": 4, "words": 9}
 KINDS = {
     "att2seq": SMALL | {"learning_rate": 0.05, "dropout": 0.2, "clip": 5.0},
     "nrt": SMALL | {"learning_rate": 0.05},
-    "peter": SMALL | {"learning_rate": 0.5, "heads": 2, "dropout": 0.2, "clip": 1.0, "decay": 0.25},
+    "peter": SMALL | {"learning_rate": 0.1, "heads": 2, "dropout": 0.2, "clip": 1.0, "decay": 0.25},
 }
 KINDS["peter_plus"] = KINDS["peter"]
 every = pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +101,7 @@ def test_texts_depend_neither_on_batches_nor_on_shards(kind, tmp_path):
     examples = pairs(29)
     method, report = trained(kind, tmp_path, examples)
     assert report["train_examples"] == 21 and report["epochs"] == 3 and report["full_texts"] > 0
-    for table in (*method._network.entities, method._network.out):  # so that texts differ, as after a longer training
+    for table in method._network.entities:  # so that texts differ, as after a longer training
         torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(0))
     alone = write(method, examples, tmp_path, size=1)
     assert len({row["prediction"] for row in alone}) > 1
