@@ -105,6 +105,27 @@ def test_texts_and_ratings_do_not_depend_on_batch_or_shard(folder, tmp_path, kin
     assert all(isinstance(rating, float) for rating in ratings) if "rating" in own else set(ratings) == {None}
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", ["continuous", "discrete"])
+def test_texts_are_those_of_reading_the_whole_prefix_again(folder, tmp_path, kind, kernel):
+    own = KINDS[kind] | {"sections": {"llm": LLM | {"path": folder, "attention": kernel}, "generation": GENERATION}}
+    fitted = make(folder, **own).fit([e for e in examples() if e.split != "test"])
+    (method := make(folder, "write", **own)).load(fitted)
+    rows = [e for e in examples() if e.split == "test"]
+    module, prompts = method.module, method._prompts(rows)
+    texts = method.write(rows)
+    with torch.no_grad():
+        prefix = prompts if kind == "continuous" else module.lm.get_input_embeddings()(prompts)
+        ids = torch.full((len(rows), 1), method.words.bos)
+        for _ in range(GENERATION["max_new_tokens"]):
+            logits = module.logits(prefix, ids, torch.ones_like(ids), 1)[:, -1]
+            ids = torch.cat([ids, logits.argmax(1, keepdim=True)], 1)
+    assert [one.text for one in texts] == [method.words.written(row) for row in ids[:, 1:].tolist()]
+    ends = [method.words.eos in row for row in ids[:, 1:].tolist()]
+    assert [one.finish_reason for one in texts] == ["eos" if end else "length" for end in ends]
+    assert {one.prompt_tokens for one in texts} == {3 if kind == "continuous" else 7}
+
+
 def test_users_and_items_that_training_never_saw_are_counted_and_keep_their_first_vectors(folder, tmp_path):
     rows = examples()
     _, fitted = trained(folder, tmp_path / "method")

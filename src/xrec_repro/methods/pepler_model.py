@@ -49,7 +49,7 @@ class Words:
 
     Args:
         llm: Its tokenizer, and the word vectors of its model, get the three tokens of ``added``: rows from N(0, σ²), σ
-            the model's own (GPT-2: 0.02), as transformers drew them up to version 4.45.
+            the model's own (GPT-2: 0.02), as transformers drew them in the authors' time.
         settings: Of the method.
         seed: Of the run.
 
