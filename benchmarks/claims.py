@@ -47,6 +47,12 @@ CLAIMS = {
     "generation_plain": Claim(
         "Explanations, greedy, batch 32", "model.generate on the same padded batches of 32", None, "generation"
     ),
+    "pepler": Claim(
+        "PEPLER's texts, greedy, batch 32, 98 tokens",
+        "the whole prefix read again each step, as its code does",
+        8,
+        "pepler",
+    ),
     "tuning": Claim("Tuning step, best batch, in samples/s", "batch 1 with logits everywhere", 2, "tuning"),
     "usr": Claim("USR of 4,000 texts", "a list of the different texts, searched for each", None, "scoring"),
     "usr_linear": Claim("USR of 8 n texts in at most 16 times the time of n", "that bound", 1, "scoring"),
