@@ -5,7 +5,7 @@ The Snakefile asks here, and is parsed again in every job: this module must stay
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -92,8 +92,7 @@ class Plan(PaperRows, PlannedMetrics):
 
     def sourced(self, *sources: str) -> str:
         """Return a wildcard constraint: the run's data sets that come from one of these sources."""
-        names = [name for name in self.datasets if self.source(name) in sources]
-        return "|".join(map(re.escape, names)) or "no-such-dataset"
+        return _any_of(name for name in self.datasets if self.source(name) in sources)
 
     def digest(self, stem: str, *modules: str) -> str:
         """Return the digest of a script, of modules that it imports by name, and of all modules behind them."""
@@ -147,15 +146,19 @@ class Plan(PaperRows, PlannedMetrics):
         unread = {"backend", "references"} - {key} | ({"chat"} if full[key] != "chat" else set())
         return {"profiles": {name: value for name, value in full.items() if name not in unread}}
 
-    def writes_by_model(self, w: Any, key: str) -> bool:
+    def written(self, key: str, by_model: bool) -> str:
+        """Return a wildcard constraint: the run's data sets whose texts a chat model of this machine writes, or not."""
+        return _any_of(name for name in self.datasets if self.writes_by_model(name, key) == by_model)
+
+    def writes_by_model(self, dataset: str, key: str) -> bool:
         """Tell whether the texts are written by a chat model of this machine: not by rules, nor by a server."""
-        chosen = self.settings(w.dataset)["profiles"]
+        chosen = self.settings(dataset)["profiles"]
         return chosen[key] == "chat" and chosen["chat"]["base_url"] is None
 
     def chat_places(self, w: Any, key: str) -> Files:
         """Return the folder of a chat model that runs here, if one writes the texts and no hub revision pins it."""
         chat = self.settings(w.dataset)["profiles"]["chat"]
-        return when(self.writes_by_model(w, key) and chat["revision"] is None, chat_model=chat["model"])
+        return when(self.writes_by_model(w.dataset, key) and chat["revision"] is None, chat_model=chat["model"])
 
     def example_inputs(self, w: Any) -> Files:
         """Return the profiles where something reads them: a method, or the language model that is pretrained here."""
@@ -283,6 +286,11 @@ class Plan(PaperRows, PlannedMetrics):
         """Return the names of a stage's shards, none where one job does it all; of metrics, judges alone have some."""
         count = 1 if stage == "judging" and metric not in JUDGES else self.config["scatter"][stage]
         return shard_names(count) if count > 1 else []
+
+
+def _any_of(names: Iterable[str]) -> str:
+    """Return a wildcard constraint that holds of these data sets; of none, it holds of nothing."""
+    return "|".join(map(re.escape, names)) or "no-such-dataset"
 
 
 def asked(function: Callable[..., Any], *more: Any) -> Callable[[Any], Any]:

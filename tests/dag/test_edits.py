@@ -219,7 +219,7 @@ OWN_EDITS = [
     Edit("the page about a local model", NOTHING, own=("models/llm/README.md",)),
     Edit(
         "the weights of the chat model",
-        {"generate_profiles", "join_examples", *TUNED_OWN},
+        {"generate_profiles_by_model", "join_examples", *TUNED_OWN},
         own=("models/chat/model.safetensors",),
     ),
     Edit(
