@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.forks import snakemake
+
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
 
 
 def dry_run(root: Path, folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-    command = [SNAKEMAKE, "--snakefile", str(root / "Snakefile"), "--directory", str(folder), "--dry-run", *arguments]
-    environment = os.environ | {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = snakemake(root, "--directory", str(folder), "--dry-run", *arguments)
     if check:
         assert done.returncode == 0, done.stdout + done.stderr
     return done

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import multiprocessing
 import os
 import re
 import shutil
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from tests.dag.edits import Edit, applied, copy_checkout, due_rules, snakemake
+from tests.forks import SNAKEMAKE, fork_server
 from xrec_repro.config import merge
 
 # What follows from what, by the names of the tiny run's rules.
@@ -264,9 +264,7 @@ def by_due(edits: list[Edit]) -> list[Edit]:
 
 @pytest.fixture(scope="module")
 def forks():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["snakemake.cli", "snakemake.api", "snakemake.dag", "pandas", "jsonschema"])
-    return context
+    return fork_server(*SNAKEMAKE)
 
 
 @pytest.fixture(scope="module")

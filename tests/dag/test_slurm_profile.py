@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 import yte
 
+from tests import forks
 from xrec_repro.shards import JUDGES
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
@@ -44,10 +44,9 @@ def shards(every_metric) -> Path:
 
 
 def snakemake(root: Path, overlay: Path, *options: str, **variables: str) -> str:
-    command = [SNAKEMAKE, *options, "--nolock", "--configfile", str(overlay)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("XREC_", "SBATCH"))}
     environment |= {"PATH": f"{Path(SNAKEMAKE).parent}{os.pathsep}{os.environ['PATH']}", **variables}
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment, check=False)
+    done = forks.snakemake(root, *options, "--nolock", "--configfile", str(overlay), environment=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

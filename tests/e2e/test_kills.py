@@ -1,7 +1,6 @@
 """Stages that are killed and started again end in the bytes of an undisturbed run."""
 
 import json
-import multiprocessing
 import os
 import random
 import re
@@ -18,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.e2e import kill_stages
 from tests.e2e.kill_stages import STAGES, make_texts, outputs
+from tests.forks import fork_server
 from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, GRAPH
 from xrec_repro.io import write_table
 
@@ -34,9 +34,7 @@ RESUMED = {
 
 @pytest.fixture(scope="module")
 def forks():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(kill_stages.PRELOAD)
-    return context
+    return fork_server(*kill_stages.PRELOAD)
 
 
 @pytest.fixture(scope="module")

