@@ -32,6 +32,8 @@ RUNTIME = frozenset(
     }
 )
 _DATA = "PACKAGE_DATA"  # a module's own list of the files it reads, as patterns beside it
+_MOST_SOURCES = 2000  # remembered at a time, the last that were new
+_new_sources: list[str] = []
 
 
 @lru_cache
@@ -55,6 +57,9 @@ def code_digest(*files: str) -> str:
         digest.update(path.stem.encode() + tree)
         for data in sorted(file for pattern in patterns for file in path.parent.glob(pattern)):
             digest.update(data.name.encode() + hashlib.sha256(data.read_bytes()).digest())
+    if _new_sources:
+        _keep_note(_sources_note(), dict(list(_sources().items())[-_MOST_SOURCES:]))
+        _new_sources.clear()
     return digest.hexdigest()[:16]
 
 
@@ -75,11 +80,36 @@ class _Silent(ast.NodeTransformer):
 
 @lru_cache
 def _read(path: Path) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
-    """Return the digest of a file's syntax tree, the names it imports, and the patterns of its package data."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = tuple(name for node in ast.walk(tree) for name in _imported_names(node))
-    patterns = literal(tree, _DATA, ())
-    return hashlib.sha256(_shown(_Silent().visit(tree)).encode()).digest(), names, patterns
+    """Return the digest of a file's syntax tree, the names it imports, and the patterns of its package data.
+
+    That takes seconds for all of this package, and the Snakefile is parsed again in every job of a cluster: it is
+    remembered by the file's content.
+    """
+    source = path.read_bytes()
+    key = hashlib.sha256(source).hexdigest()
+    if key not in _sources():
+        tree = ast.parse(source)
+        names = dict.fromkeys(name for node in ast.walk(tree) for name in _imported_names(node))
+        patterns = list(literal(tree, _DATA, ()))
+        _sources()[key] = [hashlib.sha256(_shown(_Silent().visit(tree)).encode()).hexdigest(), list(names), patterns]
+        _new_sources.append(key)
+    digest, names, patterns = _sources()[key]
+    return bytes.fromhex(digest), tuple(names), tuple(patterns)
+
+
+@lru_cache
+def _sources() -> dict[str, list[Any]]:
+    """Return what is remembered of sources, by the SHA-256 of their bytes; to be added to."""
+    try:
+        kept = json.loads(_sources_note().read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
+
+
+def _sources_note() -> Path:
+    """Return the file of `_sources`: one for each version of this module, which knows how they are read."""
+    return digest_cache() / f"sources-{_hash_file(Path(__file__))[:16]}.json"
 
 
 def _shown(node: Any) -> str:
@@ -318,6 +348,7 @@ ROUNDING = frozenset(
 _LLM_READS = {
     "hub": ("source", "repo", "revision", "dtype", "attention", "quantisation"),
     "local": ("source", "dtype", "attention", "quantisation"),  # and the digest of the folder, wherever it is
+    "package": ("source", "package", "dtype", "attention", "quantisation"),
     "scratch": ("source", "dtype", "attention", "quantisation"),  # and the folder that pretraining makes of the rest
 }
 

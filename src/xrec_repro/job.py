@@ -22,6 +22,23 @@ from xrec_repro.provenance import JobRecord
 log = logging.getLogger("xrec_repro")
 
 
+class _Sparing:
+    """Spares the jobs that load a model of transformers a second or two each, on the path of what Python imports.
+
+    It imports scikit-learn, pandas and scipy for assisted generation and for losses of object detection, where it finds
+    them. Nothing here uses either.
+    """
+
+    WANTED_BY = ("transformers.generation.candidate_generator", "transformers.loss.loss_for_object_detection")
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any = None, target: Any = None) -> None:
+        """Find nothing, but before one of `WANTED_BY` is imported let transformers know of neither package."""
+        if name in cls.WANTED_BY:
+            known = sys.modules["transformers.utils.import_utils"]
+            known._sklearn_available = known._scipy_available = False
+
+
 class Job:
     """Context of a job: ``with Job(snakemake) as job: job.result = stage(job.input.x, job.settings, job.output.y)``.
 
@@ -39,6 +56,8 @@ class Job:
     """
 
     def __init__(self, snakemake: Any) -> None:
+        if _Sparing not in sys.meta_path:
+            sys.meta_path.insert(0, _Sparing)
         self.rule = snakemake.rule
         self.input, self.output = _paths(snakemake.input), _paths(snakemake.output)
         told = {name: p.value if isinstance(p, Told) else p for name, p in snakemake.params.items()}

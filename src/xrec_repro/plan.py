@@ -5,7 +5,7 @@ The Snakefile asks here, and is parsed again in every job: this module must stay
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -21,24 +21,17 @@ from xrec_repro.config import (
     settings,
 )
 from xrec_repro.errors import ConfigError
-from xrec_repro.identity import code_digest, libraries_of, places_digest
-from xrec_repro.metrics.columns import Stated, Told, as_told
-from xrec_repro.metrics.registry import metric_file, metric_names, stated
-from xrec_repro.plan_rows import PaperRows
+from xrec_repro.identity import code_digest, places_digest
+from xrec_repro.plan_metrics import PlannedMetrics
+from xrec_repro.plan_rows import PaperRows, when
 from xrec_repro.plugins import module_file
 from xrec_repro.recommenders import RECOMMENDERS
-from xrec_repro.shards import JUDGES, SCRATCH_SCORERS, shard_names
+from xrec_repro.shards import JUDGES, shard_names
 
 Files = dict[str, Any]
-BUNDLED = ("minilm",)  # names of models that a package carries
 
 
-def when(condition: Any, **files: Any) -> Files:
-    """Return the files if the condition holds, else none: optional inputs by name."""
-    return files if condition else {}
-
-
-class Plan(PaperRows):
+class Plan(PaperRows, PlannedMetrics):
     """The plan of a run.
 
     Methods that take `w` take anything with the attributes dataset, experiment, seed and so on that the paths in
@@ -99,8 +92,7 @@ class Plan(PaperRows):
 
     def sourced(self, *sources: str) -> str:
         """Return a wildcard constraint: the run's data sets that come from one of these sources."""
-        names = [name for name in self.datasets if self.source(name) in sources]
-        return "|".join(map(re.escape, names)) or "no-such-dataset"
+        return _any_of(name for name in self.datasets if self.source(name) in sources)
 
     def digest(self, stem: str, *modules: str) -> str:
         """Return the digest of a script, of modules that it imports by name, and of all modules behind them."""
@@ -154,15 +146,19 @@ class Plan(PaperRows):
         unread = {"backend", "references"} - {key} | ({"chat"} if full[key] != "chat" else set())
         return {"profiles": {name: value for name, value in full.items() if name not in unread}}
 
-    def writes_by_model(self, w: Any, key: str) -> bool:
+    def written(self, key: str, by_model: bool) -> str:
+        """Return a wildcard constraint: the run's data sets whose texts a chat model of this machine writes, or not."""
+        return _any_of(name for name in self.datasets if self.writes_by_model(name, key) == by_model)
+
+    def writes_by_model(self, dataset: str, key: str) -> bool:
         """Tell whether the texts are written by a chat model of this machine: not by rules, nor by a server."""
-        chosen = self.settings(w.dataset)["profiles"]
+        chosen = self.settings(dataset)["profiles"]
         return chosen[key] == "chat" and chosen["chat"]["base_url"] is None
 
     def chat_places(self, w: Any, key: str) -> Files:
         """Return the folder of a chat model that runs here, if one writes the texts and no hub revision pins it."""
         chat = self.settings(w.dataset)["profiles"]["chat"]
-        return when(self.writes_by_model(w, key) and chat["revision"] is None, chat_model=chat["model"])
+        return when(self.writes_by_model(w.dataset, key) and chat["revision"] is None, chat_model=chat["model"])
 
     def example_inputs(self, w: Any) -> Files:
         """Return the profiles where something reads them: a method, or the language model that is pretrained here."""
@@ -285,76 +281,16 @@ class Plan(PaperRows):
         module = module_file(kind.modules.get(stage, kind.__module__))
         return code_digest(str(self.root / f"workflow/scripts/{script}.py"), module)
 
-    # --- Metrics ------------------------------------------------------------------------------------------------------
+    # --- Shards -------------------------------------------------------------------------------------------------------
     def shards(self, stage: str, metric: str | None = None) -> list[str]:
         """Return the names of a stage's shards, none where one job does it all; of metrics, judges alone have some."""
         count = 1 if stage == "judging" and metric not in JUDGES else self.config["scatter"][stage]
         return shard_names(count) if count > 1 else []
 
-    def stated(self, metric: str) -> Stated:
-        """Return what a metric states of itself."""
-        return stated(metric, self.config["metrics"][metric])
 
-    def metric_columns(self) -> Told:
-        """Return metric -> column -> what is stated of it: the metrics of the package, and those in use."""
-        names = dict.fromkeys([*metric_names(), *self.config["metrics"]["use"]])
-        return as_told({name: stated(name, self.config["metrics"].get(name, {})) for name in names})
-
-    def metrics(self, dataset: str, experiment: str) -> list[str]:
-        """List the metrics in use that have what they need of an experiment.
-
-        True reasons are known of a glassbox alone, ratings where the method predicts some. Whether the data have
-        ratings or features is seen when they are scored.
-        """
-        known = {"reference", "feature"} | ({"truth"} if self.source(dataset) == "glassbox" else set())
-        known |= {"rating"} if "ratings" in method_class(self.config, experiment).predicts else set()
-        return [metric for metric in self.config["metrics"]["use"] if known.issuperset(self.stated(metric).needs)]
-
-    def runs_model(self, metric: str) -> bool:
-        """Tell whether a metric runs a model in its own job."""
-        return "model" in self.stated(metric).files
-
-    def metric_memory(self, metric: str) -> int:
-        """Return the memory of a metric's job in MB: without a model, with a small one of ours, with a large one."""
-        if not self.runs_model(metric):
-            return 1000
-        small = self.config["metrics"][metric].get("model") in ("scratch", *BUNDLED)
-        return 4000 if small else 32000 if metric in JUDGES else 16000
-
-    def metric_places(self, w: Any, metric: str) -> Files:
-        """Return the user's own files that a metric reads: a model's folder, a state dict."""
-        chosen = self.config["metrics"][metric]
-        places = {name: chosen[name] for name in self.stated(metric).files if chosen.get(name) is not None}
-        elsewhere = places.get("model") in ("scratch", *BUNDLED) or chosen.get("revision") is not None
-        return {name: place for name, place in places.items() if not (name == "model" and elsewhere)}
-
-    def metric_inputs(self, w: Any, metric: str) -> Files:
-        """Return the explanations, and what the metric reads beside them."""
-        scratch = self.config["metrics"][metric].get("model") == "scratch" and metric in SCRATCH_SCORERS
-        needs, shared = self.stated(metric).needs, self.shared.format(dataset=w.dataset)
-        return (
-            {"explanations": f"{self.experiment}/generation/explanations.parquet".format(**w)}
-            | when("truth" in needs, truth=f"{shared}/world/truth.parquet")
-            | when({"rating", "feature"} & set(needs), examples=self.examples.format(dataset=w.dataset))
-            | when(scratch, model=f"{self.run}/scorers/{SCRATCH_SCORERS.get(metric)}/model")
-        )
-
-    def metric_code(self, metric: str) -> str:
-        """Return the digest of what scores a metric: the stage's code and its own module's."""
-        script = self.root / "workflow/scripts/score_metric.py"
-        return code_digest(str(script), metric_file(metric, self.config["metrics"][metric]))
-
-    def metric_libraries(self, metric: str) -> dict[str, str | None]:
-        """Return the versions of the libraries that a metric's signature names."""
-        return libraries_of(metric_file(metric, self.config["metrics"][metric]))
-
-    def scores(self, w: Any) -> Files:
-        """Return the files of all metrics of an experiment."""
-        folder, names = f"{self.experiment}/metrics".format(**w), self.metrics(w.dataset, w.experiment)
-        return {
-            "scores": [f"{folder}/{name}/scores.parquet" for name in names],
-            "summaries": [f"{folder}/{name}/summary.json" for name in names],
-        }
+def _any_of(names: Iterable[str]) -> str:
+    """Return a wildcard constraint that holds of these data sets; of none, it holds of nothing."""
+    return "|".join(map(re.escape, names)) or "no-such-dataset"
 
 
 def asked(function: Callable[..., Any], *more: Any) -> Callable[[Any], Any]:

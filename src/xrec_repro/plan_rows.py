@@ -7,6 +7,12 @@ from xrec_repro.config import method_class, sweep_members
 from xrec_repro.kinds import kind_of
 
 Row = dict[str, Any]
+Files = dict[str, Any]
+
+
+def when(condition: Any, **files: Any) -> Files:
+    """Return the files if the condition holds, else none: optional inputs by name."""
+    return files if condition else {}
 
 
 class PaperRows:

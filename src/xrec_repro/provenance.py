@@ -17,6 +17,7 @@ from xrec_repro.identity import digest_json, path_digest, significant, versions
 from xrec_repro.io import read_json, write_json
 
 PACKAGE = Path(__file__).parent
+_ABOVE = 3  # of the scores of a metric, those of all seeds of an experiment lie in its folder
 REPORTED_PACKAGES = (
     "torch",
     "transformers",
@@ -99,8 +100,9 @@ class JobRecord:
             DataError: An input is not the file that its job wrote: it was damaged, or edited.
         """
         for entry in self.record["inputs"].values():
-            rule, recorded = _as_made(Path(entry["path"]))
-            if recorded not in (None, entry["sha256"]):
+            made = made_by(entry["path"])
+            if made and made[2] not in (None, entry["sha256"]):
+                rule, recorded = made[1]["rule"], made[2]
                 raise DataError(
                     f"{entry['path']}: not what {rule} made (SHA-256 is {str(entry['sha256'])[:8]}…, its provenance "
                     f"says {recorded[:8]}…): damaged or edited; delete it, or run `snakemake --forcerun {rule} …`"
@@ -149,18 +151,23 @@ class JobRecord:
             self._attempts.fail()
 
 
-def _as_made(path: Path) -> tuple[str | None, str | None]:
-    """Return the rule that made a file and the digest it recorded; (None, None) for a file of no job.
+def made_by(path: str | Path) -> tuple[Path, dict[str, Any], str | None] | None:
+    """Return the provenance of the job that made a file: where it is, what it says, and the file's digest in it.
 
-    A job's provenance lies in the folder of its outputs, under a name of its own where jobs share the folder.
+    It lies in the folder of the file or, of a job that writes into several, up to `_ABOVE` folders higher, under a name
+    of its own where jobs share a folder. If several jobs have made the file, that of the last one counts. None for a
+    file of no job.
     """
-    for file in (path.with_name("provenance.json"), *sorted(path.parent.glob("*.provenance.json"))):
-        record = read_json(file) if file.is_file() else {}
-        outputs = record.get("outputs") if isinstance(record, dict) and "rule" in record else None
-        for entry in outputs.values() if isinstance(outputs, dict) else ():  # else a stranger's file of that name
-            if isinstance(entry, dict) and Path(entry.get("path", "")).name == path.name:
-                return record["rule"], entry.get("sha256")
-    return None, None
+    path, found = Path(path), []
+    for folder in list(path.parents)[: _ABOVE + 1]:
+        place = path.relative_to(folder).parts
+        for file in sorted(folder.glob("*provenance.json")):
+            record = read_json(file)
+            outputs = record.get("outputs") if isinstance(record, dict) and "rule" in record else None
+            for entry in outputs.values() if isinstance(outputs, dict) else ():  # else a stranger's file of that name
+                if isinstance(entry, dict) and Path(entry.get("path", "")).parts[-len(place) :] == place:
+                    found.append((file, record, entry.get("sha256")))
+    return max(found, key=lambda one: one[1].get("times", {}).get("end", 0.0), default=None)
 
 
 def require_one_kind(records: Sequence[Path]) -> None:

@@ -42,8 +42,7 @@ def test_the_demo_runs_six_experiments_on_one_world(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2"))
     assert all(found[name] == 1 for name in [*SHARED_STAGES, "make_glassbox", "read_reviews", "train_recommender"])
     assert all(found[name] == 1 for name in [*PAPER_RULES, "train_bart", "train_bleurt", "train_judge"])
-    assert found["generate_explanations"] == found["merge_scores"] == 6
-    assert found["score_bartscore"] == found["score_llamascore"] == 6
+    assert found["generate_explanations"] == found["score_by_models"] == found["score_explanations"] == 6
     assert found["train_method"] == 5
     assert not {"import_release", "score_gptscore"} & set(found)
 
@@ -60,9 +59,9 @@ def released(root, folder: Path, download: bool = True) -> str:
 
 def test_the_released_data_need_no_reader(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", released(root, tmp_path)))
-    assert found["import_release"] == found["train_recommender"] == found["pretrain_lm"] == found["fetch_release"] == 2
+    assert found["import_release"] == found["train_recommender"] == found["fetch_release"] == 2
     assert found["train_method"] == 4
-    assert not {"score_faithfulness", "score_llamascore", "train_bart", "train_judge"} & set(found)
+    assert not {"pretrain_lm", "train_bart", "train_judge"} & set(found)
     assert not {"make_glassbox", "read_reviews"} & set(found)
 
 
@@ -129,6 +128,7 @@ def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, see
     assert found["train_recommender"] == len(seeds)
     assert found["train_method"] == 5 * len(seeds)
     assert found["generate_explanations"] == 6 * len(seeds)
+    assert found["score_by_models"] == found["score_explanations"] == 6
     assert all(found[name] == 1 for name in SHARED_STAGES)
 
 
@@ -138,7 +138,7 @@ def test_shards_are_jobs_of_their_own_and_nothing_else_changes(root, tmp_path):
     whole = jobs(dry_run(root, tmp_path, "--cores", "2"))
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
     shards = {"generate_shard": 24, "gather_explanations": 6, "score_llamascore_shard": 18, "gather_llamascore": 6}
-    kept = {rule: count for rule, count in whole.items() if rule not in ("generate_explanations", "score_llamascore")}
+    kept = {rule: count for rule, count in whole.items() if rule != "generate_explanations"}
     assert found == kept | shards
     assert not set(shards) & set(whole)
 

@@ -19,11 +19,9 @@ TABLES = {"make_table1", "make_table2", "make_table3"}
 NUMBERS = {"write_statistics", "group_scores", "collect_jobs"}
 DRAWN = {"plot_figure2", "plot_figure4", "plot_costs"}
 PAPER = {*TABLES, *NUMBERS, *DRAWN, "judge_claims", "pick_examples", "write_browser"}
-SCORED = {"merge_scores", "check_metrics", *PAPER}
-OFFLINE = {"score_usr", "score_faithfulness"}
-BY_MODEL = {"score_bartscore", "score_bertscore", "score_bleurt", "score_llamascore"}
-SCORES = {*OFFLINE, *BY_MODEL}
-GENERATED = {"generate_explanations", *SCORES, *SCORED}
+SCORED = {"score_explanations", "check_metrics", *PAPER}  # with metrics that need no model
+BY_MODELS = {"score_by_models", *SCORED}
+GENERATED = {"generate_explanations", *BY_MODELS}
 TUNED = {"train_method", "plot_figure3", "plot_embeddings", *GENERATED}
 SCORERS = {"train_bart", "train_bleurt", "train_judge"}
 TEXTS = {"join_examples", "pretrain_lm", "write_browser", *SCORERS, *TUNED}
@@ -76,13 +74,13 @@ TINY = [
         {"filter_kcore", "split_interactions", *ALL_AFTER_SPLIT},
         {f"{SRC}/data/kcore.py": (None, "X = 1\n")},
     ),
-    Edit("a metric", {"score_usr", *SCORED}, {f"{SRC}/metrics/usr.py": (None, "X = 1\n")}),
+    Edit("a metric", SCORED, {f"{SRC}/metrics/usr.py": (None, "X = 1\n")}),
     Edit(
         "the judge's protocol",
-        {"train_judge", "score_llamascore", *SCORED},
+        {"train_judge", *BY_MODELS},
         {f"{SRC}/metrics/_judge.py": ("LOWEST, HIGHEST = 0, 100", "LOWEST, HIGHEST = 1, 100")},
     ),
-    Edit("a scorer", {"train_bart", "score_bartscore", *SCORED}, {f"{SRC}/scorers/bart.py": (None, "X = 1\n")}),
+    Edit("a scorer", {"train_bart", *BY_MODELS}, {f"{SRC}/scorers/bart.py": (None, "X = 1\n")}),
     Edit("a figure", {"plot_figure3"}, {f"{SRC}/paper/curves.py": (None, "X = 1\n")}),
     Edit("the words of claims", {"judge_claims"}, {f"{SRC}/paper/claims.py": (None, "X = 1\n")}),
     Edit("the audit", {"audit_published"}, {f"{SRC}/audit/texts.py": (None, "X = 1\n")}),
@@ -161,10 +159,8 @@ TINY = [
     Edit("a recommender that is not used", NOTHING, {f"{SRC}/recommenders/bprmf.py": ('"normal"', '"uniform"')}),
     Edit("an entry that is not used", NOTHING, overlay={"recommenders": {"more": {"like": "lightgcn"}}}),
     Edit("llm.scratch.seed", {"pretrain_lm", *TUNED}, overlay={"defaults": {"llm": {"scratch": {"seed": 12}}}}),
-    Edit("an option of a metric", {"score_bertscore", *SCORED}, overlay={"metrics": {"bertscore": {"idf": True}}}),
-    Edit(
-        "the seed of a scorer", {"train_bleurt", "score_bleurt", *SCORED}, overlay={"scorers": {"bleurt": {"seed": 2}}}
-    ),
+    Edit("an option of a metric", BY_MODELS, overlay={"metrics": {"bertscore": {"idf": True}}}),
+    Edit("the seed of a scorer", {"train_bleurt", *BY_MODELS}, overlay={"scorers": {"bleurt": {"seed": 2}}}),
     Edit(
         "the threads of a job", {"train_recommender", *TEXTS} - {"join_examples"}, overlay={"compute": {"threads": 2}}
     ),
@@ -196,8 +192,8 @@ TINY = [
     Edit("emissions.pue", COSTS, overlay={"emissions": {"pue": 1.3}}),
     Edit("the title of the page", {"write_browser"}, overlay={"paper": {"browse": {"title": "Texts"}}}),
     # Libraries that a signature names, and one that none names.
-    Edit("another bert-score", {"score_bertscore", *SCORED}, library="bert-score"),
-    Edit("another transformers", {*BY_MODEL, *SCORED}, library="transformers"),
+    Edit("another bert-score", BY_MODELS, library="bert-score"),
+    Edit("another transformers", BY_MODELS, library="transformers"),
     Edit("another pandas", NOTHING, library="pandas"),
 ]
 # A run with the user's own models, in half precision, and a chat model; nothing of it is computed.
@@ -214,8 +210,8 @@ OWN = {
         "bartscore": {"model": "models/bleurt", "weights": "models/weights.pth"},
     },
 }
-SCORED_OWN = {*SCORED}
-GENERATED_OWN = {"generate_explanations", "score_bleurt", "score_bartscore", "score_gptscore", "score_usr", *SCORED_OWN}
+# A judge behind a server is apart.
+GENERATED_OWN = {"generate_explanations", "score_gptscore", *BY_MODELS}
 TUNED_OWN = {"train_method", "plot_figure3", "plot_embeddings", *GENERATED_OWN}
 OWN_EDITS = [
     Edit("the weights of a local model", TUNED_OWN, own=("models/llm/model.safetensors",)),
@@ -223,15 +219,15 @@ OWN_EDITS = [
     Edit("the page about a local model", NOTHING, own=("models/llm/README.md",)),
     Edit(
         "the weights of the chat model",
-        {"generate_profiles", "join_examples", *TUNED_OWN},
+        {"generate_profiles_by_model", "join_examples", *TUNED_OWN},
         own=("models/chat/model.safetensors",),
     ),
     Edit(
         "the weights of a metric",
-        {"score_bleurt", "score_bartscore", *SCORED_OWN},
+        BY_MODELS,
         own=("models/bleurt/model.safetensors",),
     ),
-    Edit("further weights of a metric", {"score_bartscore", *SCORED_OWN}, own=("models/weights.pth",)),
+    Edit("further weights of a metric", BY_MODELS, own=("models/weights.pth",)),
     Edit("generation.batch_size in bfloat16", NOTHING, overlay={"defaults": {"generation": {"batch_size": 3}}}),
     Edit(
         "generation.invariance in bfloat16", GENERATED_OWN, overlay={"defaults": {"generation": {"invariance": "fast"}}}
@@ -240,7 +236,7 @@ OWN_EDITS = [
     Edit("tuning.checkpoint_every in bfloat16", NOTHING, overlay={"defaults": {"tuning": {"checkpoint_every": 9}}}),
     Edit(
         "the batch size of a metric in bfloat16",
-        {"score_bleurt", *SCORED_OWN},
+        BY_MODELS,
         overlay={"metrics": {"bleurt": {"batch_size": 3}}},
     ),
     Edit("the batch size of a metric in float32", NOTHING, overlay={"metrics": {"bartscore": {"batch_size": 3}}}),
@@ -256,7 +252,7 @@ OWN_EDITS = [
     ),
     Edit(
         "what a server is asked",
-        {"score_gptscore", *SCORED_OWN},
+        {"score_gptscore", *SCORED},
         overlay={"metrics": {"gptscore": {"temperature": 1.0}}},
     ),
 ]

@@ -23,11 +23,14 @@ RENAMED = {"XREC_PARTITION_CPU": "c", "XREC_PARTITION_GPU": "g", "XREC_PARTITION
 
 @pytest.fixture(scope="module")
 def every_metric(root, tmp_path_factory) -> Path:
-    """An overlay that scores by all metrics, so that each has its rule."""
+    """An overlay that scores by all metrics and asks a chat model, so that each has its rule."""
     config = yaml.safe_load((root / "config/config.yaml").read_text())
-    metrics = [name for name in config["metrics"] if name != "use"]
+    metrics = {"use": [name for name in config["metrics"] if name != "use"]}
+    metrics["llamascore"] = {"model": "any", "revision": "a" * 40}  # with the run's own it has no rule
     overlay = tmp_path_factory.mktemp("overlay") / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump({"metrics": {"use": metrics}}))
+    chat = {"model": "any", "revision": "a" * 40}
+    profiles = {"profiles": {"backend": "chat", "references": "chat", "chat": chat}}
+    overlay.write_text(yaml.safe_dump({"metrics": metrics, "defaults": profiles}))
     return overlay
 
 
@@ -84,13 +87,13 @@ def test_all_rules_that_the_profile_names_exist(root, every_metric, shards, monk
 
 def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeypatch):
     """With compute.device: cuda, such a rule stops on a node without a GPU."""
-    config = yaml.safe_load((root / "config/config.yaml").read_text())
     several = {
         "score_metric": {
-            *(f"score_{name}" for name, entry in config["metrics"].items() if name != "use" and "model" in entry),
+            *(f"score_{name}" for name in JUDGES),
             *(f"score_{name}_shard" for name in JUDGES),
         },
         "generate_explanations": {"generate_explanations", "generate_shard"},
+        **{name: {f"{name}_by_model"} for name in ("generate_profiles", "generate_references")},
     }
     scripts = [path for path in (root / "workflow/scripts").glob("*.py") if "job.device()" in path.read_text()]
     wanted = set().union(*(several.get(path.stem, {path.stem}) for path in scripts))
@@ -101,10 +104,11 @@ def test_a_rule_has_a_gpu_class_where_its_script_asks_for_a_device(root, monkeyp
     assert all(entry == CLASSES["mig"] for rule, entry in classes.items() if rule != "train_method")
 
 
-def test_what_is_trained_on_the_cpu_asks_for_no_gpu(first):
-    rules = {"pretrain_lm", "train_bart", "train_bleurt", "train_judge"}
-    assert {first[rule]["slurm_partition"] for rule in rules} == {"c"}
-    assert not any("gpu" in first[rule] for rule in rules)
+def test_what_runs_on_the_cpu_asks_for_no_gpu(root, tmp_path):
+    jobs = planned(root, root / "config/config.yaml", tmp_path, 1)
+    rules = {"pretrain_lm", "train_bart", "train_bleurt", "train_judge", "generate_profiles", "generate_references"}
+    assert {jobs[rule]["slurm_partition"] for rule in rules} == {"c"}
+    assert not any("gpu" in jobs[rule] for rule in rules)
 
 
 @pytest.mark.parametrize("profiles", ["extractive", "chat"])
@@ -117,8 +121,8 @@ def test_jobs_that_use_a_gpu_take_turns_on_one_machine(root, every_metric, tmp_p
     overlay.write_text(yaml.safe_dump(config))
     jobs = planned(root, overlay, tmp_path, 1, "profiles/default")
     classes = load_profile(root, monkeypatch)["set-resources"]
-    wanted = {rule for rule, entry in classes.items() if entry.get("gpu") and rule in jobs} - {"generate_references"}
-    wanted -= set() if profiles == "chat" else {"generate_profiles"}
+    wanted = {rule for rule, entry in classes.items() if entry.get("gpu") and rule in jobs}
+    assert ("generate_profiles_by_model" in wanted) == (profiles == "chat")
     assert {rule for rule, resources in jobs.items() if resources.get("gpu") == "1"} == wanted
 
 
@@ -171,7 +175,8 @@ def test_what_asks_for_a_chat_model_here_asks_for_its_memory(root, tmp_path):
         chat = {"backend": "chat", "chat": model | {"base_url": url}}
         overlay.write_text(yaml.safe_dump({"defaults": {"profiles": chat}}))
         jobs = planned(root, overlay, tmp_path, 1)
-        assert (jobs["generate_profiles"]["mem_mb"], jobs["train_method"]["mem_mb"]) == (str(memory), "4000")
+        rule = "generate_profiles" if url else "generate_profiles_by_model"
+        assert (jobs[rule]["mem_mb"], jobs["train_method"]["mem_mb"]) == (str(memory), "4000")
 
 
 def test_retries_stand_in_the_profile_and_in_no_rule(root, monkeypatch):

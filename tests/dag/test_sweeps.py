@@ -30,7 +30,7 @@ def test_a_sweep_adds_a_job_chain_a_value_and_its_figure(root, tmp_path):
     done = plan(root, tmp_path, {"sweeps": {"experts": EXPERTS, "width": WIDTH}})
     after = jobs(done)
     added = {name: count - before.get(name, 0) for name, count in after.items() if count != before.get(name)}
-    chain = ("train_method", "generate_explanations", "score_usr", "score_faithfulness", "merge_scores")
+    chain = ("train_method", "generate_explanations", "score_explanations")
     assert added == dict.fromkeys(chain, 2) | {"train_recommender": 1, "plot_sweeps": 1}
     for name in ("xrec", "xrec-experts-2", "xrec-width-16"):
         files = (f"results/demo/glassbox/{name}/seed1/{file}" for file in ("metrics/scores", "method/provenance"))
@@ -52,7 +52,7 @@ def test_the_figure_needs_its_members_alone(root, tmp_path):
     sweeps = {"experts": EXPERTS | {"base": "glassbox/no_profile"}}
     done = plan(root, tmp_path, {"run": run, "sweeps": sweeps}, "plot_sweeps")
     found = jobs(done)
-    assert found["train_method"] == found["merge_scores"] == 4
+    assert found["train_method"] == found["score_explanations"] == 4
     assert "glassbox/xrec/" not in inputs(done, "plot_sweeps")
 
 

@@ -218,8 +218,6 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
     }
     if stage.script == "generate_explanations":
         fixed["shard"] = "1-of-1"
-    if name == "judging":
-        fixed["failures"] = str(folder / "failures.txt")
     produced = PRODUCED | dict(stage.produced)
     inputs = {key: str(world / produced.get(key, f"{key}.parquet")) for key in stage.inputs}
     return SimpleNamespace(

@@ -123,16 +123,16 @@ def test_every_attempt_but_the_provoked_ones_succeeded_at_once(attempts):
     repeated = {job: [r.state for r in tries] for job, tries in attempts.items() if len(tries) > 1}
     assert repeated == {
         TUNING: ["TIMEOUT", "COMPLETED"],
-        ("merge_scores", "glassbox_no_profile_1"): ["FAILED", "COMPLETED"],
+        ("score_explanations", "glassbox_no_profile"): ["FAILED", "COMPLETED"],
     }
     assert all(tries[-1].state == "COMPLETED" for tries in attempts.values())
 
 
 def test_a_job_killed_for_its_memory_is_retried_with_more(folder, attempts):
-    first, second = attempts["merge_scores", "glassbox_no_profile_1"]
+    first, second = attempts["score_explanations", "glassbox_no_profile"]
     assert first.memory_mb < BALLAST_MB < second.memory_mb == 2 * first.memory_mb
     assert second.limit_s == 2 * first.limit_s
-    log = folder / f"slurm_logs/rule_merge_scores/glassbox_no_profile_1/{first.number}.log"
+    log = folder / f"slurm_logs/rule_score_explanations/glassbox_no_profile/{first.number}.log"
     assert "exceeded" in log.read_text().lower()
 
 
@@ -204,7 +204,7 @@ def test_the_ledger_has_every_attempt_behind_the_scores(folder, attempts):
     assert [line[:2] for line in ledger] == [record[:2] for record in slurm]
     assert [line[2] for line in ledger] == pytest.approx([record[2] for record in slurm], abs=1)
     untraced = [line for line in lines if line["seconds"] is None]
-    assert [line["rule"] for line in untraced] == ["merge_scores"]
+    assert [line["rule"] for line in untraced] == ["score_explanations"]
     assert all(line["node"] and line["partition"] and line["slurm_state"] for line in lines)
 
 

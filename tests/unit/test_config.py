@@ -309,6 +309,20 @@ def test_the_configuration_module_stays_light(root):
     assert done.stdout.strip() == "set()"
 
 
+def test_jobs_of_transformers_import_nothing_for_what_they_do_not_use():
+    """Each would pay a second or two for it. Without the finder all three are imported, or this test says nothing."""
+    code = """if True:
+        import sys
+        from xrec_repro.job import _Sparing
+        if sys.argv[1] == "spare":
+            sys.meta_path.insert(0, _Sparing)
+        from transformers import LlamaForCausalLM
+        print(sorted({"pandas", "scipy", "sklearn"} & set(sys.modules)))"""
+    for argument, found in (("spare", []), ("all", ["pandas", "scipy", "sklearn"])):
+        done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == str(found)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -376,3 +376,25 @@ def test_provenance_takes_the_commit_at_the_start(tmp_path, monkeypatch):
     ):
         JobRecord("rule", {}, {}, None, "x").write(tmp_path / "provenance.json", {}, {})
         assert json.loads((tmp_path / "provenance.json").read_text())["code"] == expected
+
+
+def test_what_a_source_says_is_remembered_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source, parse, parsed = tmp_path / "one.py", ast.parse, []
+    monkeypatch.setattr("xrec_repro.identity.ast.parse", lambda text: parsed.append(text) or parse(text))
+
+    def digest() -> str:
+        for cached in (identity.code_digest, identity._read, identity._imports, identity._sources):
+            cached.cache_clear()
+        return identity.code_digest(str(source))
+
+    source.write_text("X = 1\n")
+    first = digest()
+    assert digest() == first and len(parsed) == 1
+    source.write_text("X = 2\n")
+    assert digest() != first and len(parsed) == 2
+    source.write_text("X = 1\n")
+    assert digest() == first and len(parsed) == 2
+    (note,) = (tmp_path / "cache/xrec-repro/digests").glob("sources-*.json")
+    note.write_text("{")
+    assert digest() == first and len(parsed) == 3

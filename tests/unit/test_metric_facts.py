@@ -220,12 +220,12 @@ def test_a_metric_from_outside_is_planned_by_its_own_file(module, configured, ro
     assert plan.metric_columns()["words"]["words"] == asdict(Column("Words", "", 1, True))
     wildcards = SimpleNamespace(dataset="glassbox", experiment="xrec", seed="1")
     assert (plan.runs_model("words"), plan.metric_places(wildcards, "words")) == (False, {})
-    before, usr = plan.metric_code("words"), plan.metric_code("usr")
+    before, usr = (plan.metric_code("score_explanations", name) for name in ("words", "usr"))
     (tmp_path / "own_words.py").write_text((tmp_path / "own_words.py").read_text() + "X = 1\n")
     code = (
         "import sys, json; from pathlib import Path; from xrec_repro.plan import Plan\n"
         "plan = Plan(json.load(sys.stdin), Path(sys.argv[1]))\n"
-        "print(plan.metric_code('words'), plan.metric_code('usr'))"
+        "print(*(plan.metric_code('score_explanations', name) for name in ('words', 'usr')))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(root)],
@@ -254,7 +254,26 @@ def test_the_plan_leaves_out_what_an_experiment_cannot_have(configured, root, mo
     assert set(plan.metric_inputs(wildcards, "rmse")) == {"explanations", "examples"}
     assert set(plan.metric_inputs(wildcards, "faithfulness")) == {"explanations", "truth"}
     assert set(plan.metric_inputs(wildcards, "usr")) == {"explanations"}
-    assert [Path(path).parent.name for path in plan.scores(wildcards)["scores"]] == ["usr", "rmse", "fmr"]
+    assert plan.by_texts(wildcards) == ["usr", "rmse", "fmr"]
+    assert set(plan.shared_inputs(wildcards, plan.by_texts(wildcards))) == {"explanations", "examples"}
+
+
+def test_metrics_share_a_job_unless_they_are_asked_for_long(configured, root):
+    wildcards = _Wildcards(dataset="glassbox", experiment="xrec")
+    use = ["llamascore", "gptscore", "bertscore", "usr", "bleurt"]
+    config = configured({"use": use}) | {"run": {**configured({})["run"], "seeds": [1, 2]}}
+    plan = Plan(config, root)
+    assert plan.by_models() == ["llamascore", "bertscore", "bleurt"]
+    assert [name for name in use if plan.is_apart(name)] == ["gptscore"]
+    assert plan.by_texts(wildcards) == ["usr"]
+    own = "glassbox/xrec/seed{}/metrics/{}/scores.parquet"
+    made = [own.format(seed, name) for name in use if name != "usr" for seed in (1, 2)]
+    assert [path.removeprefix("results/demo/") for path in plan.scores(wildcards)["scores"]] == made
+    read = plan.shared_inputs(wildcards, plan.by_models())
+    assert set(read) == {"explanations", "llamascore.model", "bleurt.model"} and len(read["explanations"]) == 2
+    assert Plan(config | {"scatter": {"generation": 1, "judging": 2}}, root).by_models() == ["bertscore", "bleurt"]
+    large = {"llamascore": config["metrics"]["llamascore"] | {"model": "a/b", "revision": "a" * 40}}
+    assert Plan(config | {"metrics": config["metrics"] | large}, root).by_models() == ["bertscore", "bleurt"]
 
 
 def test_an_experiment_that_nothing_can_score_is_refused(configured, root):

@@ -1,6 +1,15 @@
-"""Scores of the explanations: one rule a metric (a judge's may be cut into shards), then one file of all."""
+"""Scores of the explanations: one job for the metrics that run models, and one for the rest, which joins all.
 
-for METRIC in config["metrics"]["use"]:
+Both are for all seeds of an experiment: what is loaded is loaded once. A judge that is asked for long is apart, in a job
+a seed, or in shards.
+"""
+
+BY_MODELS = PLAN.by_models()
+REPLYING = [metric for metric in BY_MODELS if metric in JUDGES]
+APART = [metric for metric in config["metrics"]["use"] if PLAN.is_apart(metric)]
+SEEDS = f"{RUN}/{{dataset}}/{{experiment}}"  # of all seeds of an experiment
+
+for METRIC in APART:
     SHARDS = PLAN.shards("judging", METRIC)
     FOLDER = f"{EXPERIMENT}/metrics/{METRIC}"
     MADE = f"{FOLDER}/shards/{{shard}}" if SHARDS else FOLDER
@@ -31,11 +40,10 @@ for METRIC in config["metrics"]["use"]:
             gpu=GPUS if PLAN.runs_model(METRIC) else 0,
         params:
             **when(SHARDS, shard="{shard}", cut=config["metrics"][METRIC].get("batch_size")),
-            **metric_params(METRIC),
-            **failure_params(MADE),
+            **metric_params(METRIC, MADE),
             **when(METRIC in JUDGES, partial=f"{MADE}/scores.partial.jsonl"),
             **when(PLAN.runs_model(METRIC), compute=config["compute"]),
-            code=PLAN.metric_code(METRIC),
+            code=PLAN.metric_code("score_metric", METRIC),
         script:
             "../scripts/score_metric.py"
 
@@ -64,24 +72,62 @@ for METRIC in config["metrics"]["use"]:
                 mem_mb=scaled(1000),
                 runtime=scaled(10),
             params:
-                **metric_params(METRIC),
-                **failure_params(FOLDER),
+                **metric_params(METRIC, FOLDER),
                 code=PLAN.digest("gather_scores"),
             script:
                 "../scripts/gather_scores.py"
 
 
-rule merge_scores:
+def each_seed(*names):
+    """Return files of an experiment, of each seed."""
+    return expand(f"{EXPERIMENT}/metrics/{{name}}", name=names, seed=PLAN.seeds, allow_missing=True)
+
+
+if BY_MODELS:
+
+    rule score_by_models:
+        input:
+            unpack(asked(PLAN.shared_inputs, BY_MODELS)),
+            unpack(own_files(asked(PLAN.shared_places, BY_MODELS))),
+        output:
+            **when(REPLYING, replies=each_seed(*(f"{metric}/replies.parquet" for metric in REPLYING))),
+            scores=each_seed(*(f"{metric}/scores.parquet" for metric in BY_MODELS)),
+            summaries=each_seed(*(f"{metric}/summary.json" for metric in BY_MODELS)),
+            provenance=f"{SEEDS}/score_by_models.provenance.json",
+        log:
+            f"{SEEDS}/logs/score_by_models.log",
+        benchmark:
+            f"{SEEDS}/benchmarks/score_by_models.tsv"
+        priority: 1
+        conda:
+            ENVIRONMENT
+        threads: config["compute"]["threads"]
+        resources:
+            mem_mb=scaled(PLAN.metric_memory(*BY_MODELS)),
+            runtime=scaled(240),
+            gpu=GPUS,
+        params:
+            **shared_params(lambda wildcards: BY_MODELS, *each_seed(*BY_MODELS)),
+            metrics=BY_MODELS,
+            compute=config["compute"],
+            code=PLAN.metric_code("score_by_models", *BY_MODELS),
+        script:
+            "../scripts/score_by_models.py"
+
+
+rule score_explanations:
     input:
+        unpack(lambda wildcards: PLAN.shared_inputs(wildcards, PLAN.by_texts(wildcards))),
+        unpack(lambda wildcards: own_files(asked(PLAN.shared_places, PLAN.by_texts(wildcards)))(wildcards)),
         unpack(PLAN.scores),
     output:
-        scores=f"{EXPERIMENT}/metrics/scores.parquet",
-        summary=f"{EXPERIMENT}/metrics/summary.json",
-        provenance=f"{EXPERIMENT}/metrics/provenance.json",
+        scores=each_seed("scores.parquet"),
+        summaries=each_seed("summary.json"),
+        provenance=f"{SEEDS}/score_explanations.provenance.json",
     log:
-        f"{EXPERIMENT}/logs/merge_scores.log",
+        f"{SEEDS}/logs/score_explanations.log",
     benchmark:
-        f"{EXPERIMENT}/benchmarks/merge_scores.tsv"
+        f"{SEEDS}/benchmarks/score_explanations.tsv"
     conda:
         ENVIRONMENT
     threads: 1
@@ -89,10 +135,11 @@ rule merge_scores:
         mem_mb=scaled(1000),
         runtime=scaled(10),
     params:
-        settings={"use": config["metrics"]["use"]},
-        code=PLAN.digest("merge_scores"),
+        **shared_params(PLAN.by_texts, *expand(f"{EXPERIMENT}/metrics", seed=PLAN.seeds, allow_missing=True)),
+        metrics=lambda wildcards: PLAN.metrics(wildcards.dataset, wildcards.experiment),
+        code=lambda wildcards: PLAN.metric_code("score_explanations", *PLAN.by_texts(wildcards)),
     script:
-        "../scripts/merge_scores.py"
+        "../scripts/score_explanations.py"
 
 
 # A metric that fails leaves its reason in place of its scores. All else is made; here the run ends with an error.

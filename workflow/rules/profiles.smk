@@ -1,4 +1,21 @@
-"""User and item profiles, and the reference explanations."""
+"""User and item profiles, and the reference explanations: by a chat model of this machine, or by anything else."""
+
+
+def writer_params(rule, key):
+    """Return the parameters of a rule of texts but for its device.
+
+    Args:
+        rule: Its name, and its script's.
+        key: `backend` (of profiles) or `references`.
+    """
+    return {
+        **split_params(asked(PLAN.writer_settings, key)),
+        "models": own_digests(asked(PLAN.chat_places, key)),
+        "domain": dataset_key("domain"),
+        "source": dataset_key("source"),
+        "cache": f"{SHARED}/cache/chat",
+        "code": PLAN.digest(rule),
+    }
 
 
 rule generate_profiles:
@@ -16,24 +33,36 @@ rule generate_profiles:
         f"{SHARED}/logs/generate_profiles.log",
     benchmark:
         f"{SHARED}/benchmarks/generate_profiles.tsv"
+    wildcard_constraints:
+        dataset=PLAN.written("backend", by_model=False),
     priority: 5  # what pretraining waits for
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: config["compute"]["threads"] if PLAN.writes_by_model(wildcards, "backend") else 1
+    threads: 1
     resources:
-        mem_mb=scaled(lambda wildcards: 32000 if PLAN.writes_by_model(wildcards, "backend") else 4000),
+        mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=lambda wildcards: GPUS if PLAN.writes_by_model(wildcards, "backend") else 0,
     params:
-        **split_params(asked(PLAN.writer_settings, "backend")),
-        models=own_digests(asked(PLAN.chat_places, "backend")),
-        domain=dataset_key("domain"),
-        source=dataset_key("source"),
-        cache=f"{SHARED}/cache/chat",
-        compute=lambda wildcards: config["compute"] if PLAN.writes_by_model(wildcards, "backend") else None,
-        code=PLAN.digest("generate_profiles"),
+        **writer_params("generate_profiles", "backend"),
     script:
         "../scripts/generate_profiles.py"
+
+
+use rule generate_profiles as generate_profiles_by_model with:
+    log:
+        f"{SHARED}/logs/generate_profiles_by_model.log",
+    benchmark:
+        f"{SHARED}/benchmarks/generate_profiles_by_model.tsv"
+    wildcard_constraints:
+        dataset=PLAN.written("backend", by_model=True),
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(32000),
+        runtime=scaled(240),
+        gpu=GPUS,
+    params:
+        **writer_params("generate_profiles", "backend"),
+        compute=config["compute"],
 
 
 rule generate_references:
@@ -50,21 +79,33 @@ rule generate_references:
         f"{SHARED}/logs/generate_references.log",
     benchmark:
         f"{SHARED}/benchmarks/generate_references.tsv"
+    wildcard_constraints:
+        dataset=PLAN.written("references", by_model=False),
     priority: 5
     conda:
         ENVIRONMENT
-    threads: lambda wildcards: config["compute"]["threads"] if PLAN.writes_by_model(wildcards, "references") else 1
+    threads: 1
     resources:
-        mem_mb=scaled(lambda wildcards: 32000 if PLAN.writes_by_model(wildcards, "references") else 4000),
+        mem_mb=scaled(4000),
         runtime=scaled(240),
-        gpu=lambda wildcards: GPUS if PLAN.writes_by_model(wildcards, "references") else 0,
     params:
-        **split_params(asked(PLAN.writer_settings, "references")),
-        models=own_digests(asked(PLAN.chat_places, "references")),
-        domain=dataset_key("domain"),
-        source=dataset_key("source"),
-        cache=f"{SHARED}/cache/chat",
-        compute=lambda wildcards: config["compute"] if PLAN.writes_by_model(wildcards, "references") else None,
-        code=PLAN.digest("generate_references"),
+        **writer_params("generate_references", "references"),
     script:
         "../scripts/generate_references.py"
+
+
+use rule generate_references as generate_references_by_model with:
+    log:
+        f"{SHARED}/logs/generate_references_by_model.log",
+    benchmark:
+        f"{SHARED}/benchmarks/generate_references_by_model.tsv"
+    wildcard_constraints:
+        dataset=PLAN.written("references", by_model=True),
+    threads: config["compute"]["threads"]
+    resources:
+        mem_mb=scaled(32000),
+        runtime=scaled(240),
+        gpu=GPUS,
+    params:
+        **writer_params("generate_references", "references"),
+        compute=config["compute"],

@@ -9,7 +9,7 @@ from xrec_repro.provenance import require_one_kind
 
 with Job(snakemake) as job:
     files = (job.output.scores, job.output.summary, job.output.replies)
-    with failing(job.params.metric, job.params.failures) as failure:
+    with failing(job.params.metric, job.output.provenance.with_name("failures.txt")) as failure:
         require_one_kind(job.input.records)
         gather_scores(job.input.explanations, job.input.parts, *files)
     if failure.reason:

@@ -5,7 +5,7 @@ from xrec_repro.profiles.build import build_references
 from xrec_repro.profiles.writer import chat_writer
 
 with Job(snakemake) as job:
-    device = job.device() if job.params.compute else "cpu"
+    device = job.device() if hasattr(job.params, "compute") else "cpu"
     job.result = build_references(
         job.input.interactions,
         job.input.item_table,

@@ -1,4 +1,4 @@
-"""Score explanations by one metric, or a shard of them by a judge; a metric that fails leaves its reason."""
+"""Score the explanations of a seed by one metric, or a shard of them by a judge; one that fails leaves its reason."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ with Job(snakemake) as job:
     kept = Partial(Path(job.params.partial), job.fingerprint) if hasattr(job.params, "partial") else None
     replies = getattr(job.output, "replies", None)
     sharded = hasattr(job.params, "shard")
-    with failing(metric, job.params.failures) as failure:
+    with failing(metric, job.output.provenance.with_name("failures.txt")) as failure:
         if sharded:
             score_shard(*what, Shard.parse(job.params.shard), job.output.blocks, device, kept)
         else:

@@ -17,6 +17,7 @@ from xrec_repro.accounting.shares import Share, shares_of
 from xrec_repro.accounting.slurm import SlurmJob, slurm_jobs
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_json, write_text
+from xrec_repro.provenance import made_by
 
 Line = dict[str, Any]
 _DAY_S = 86400
@@ -108,12 +109,8 @@ def provenance_of(file: str) -> str | None:
     path = Path(file)
     if path.name.endswith("provenance.json"):
         return file if path.is_file() else None
-    for candidate in (path.with_suffix(".provenance.json"), path.parent / "provenance.json"):
-        if candidate.is_file() and any(
-            Path(entry["path"]) == path for entry in read_json(candidate)["outputs"].values()
-        ):
-            return str(candidate)
-    return None
+    made = made_by(path)
+    return str(made[0]) if made else None
 
 
 def parts_of(record: Mapping[str, Any]) -> list[str]:

@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.identity import versions
+from xrec_repro.lm.load import load_pretrained, local_folder, require_revision, shown_model
 from xrec_repro.metrics._batches import count_texts, length_sorted, warn_of
-from xrec_repro.metrics._models import load_pretrained, local_folder, require_revision, shown_model, torch_device
+from xrec_repro.metrics._models import torch_device
 from xrec_repro.metrics.base import Metric
 from xrec_repro.metrics.columns import Column
 from xrec_repro.progress import track
@@ -132,9 +133,19 @@ class BertScore(Metric):
     @cached_property
     def _encoder(self) -> torch.nn.Module:
         from transformers import AutoModel
+        from transformers.utils import logging
 
         self._config.num_hidden_layers = self.layer  # the same as the package's: layers above are never built
-        model = self._load(AutoModel, config=self._config, dtype=torch.float32)
+        level = logging.get_verbosity()
+        logging.set_verbosity_error()  # or all weights of those would be listed as unused
+        try:
+            model, report = self._load(AutoModel, config=self._config, dtype=torch.float32, output_loading_info=True)
+        finally:
+            logging.set_verbosity(level)
+        if missing := [name for name in report["missing_keys"] if not name.startswith("pooler.")]:
+            raise ModelError(
+                f"bertscore: {self.model} has no weights for {min(missing)}; set {_KEY}.model to a whole checkpoint"
+            )
         return model.eval().to(torch_device(self.device))
 
     def _weights(self, references: Sequence[str]) -> dict[int, float]:

@@ -134,6 +134,7 @@ def score_explanations(
     kept: Partial | None = None,
     out_replies_parquet: str | Path | None = None,
     examples_parquet: str | Path | None = None,
+    built: Metric | None = None,
 ) -> Scores:
     """Score one metric for the explanations of an experiment.
 
@@ -152,12 +153,13 @@ def score_explanations(
         kept: Where a judge keeps what it has scored until all is done.
         out_replies_parquet: Where a judge's replies go, contract `REPLIES`; None for other metrics.
         examples_parquet: File of contract `EXAMPLES`, for metrics that need ratings or features.
+        built: The metric as it was built before, with its model loaded; None builds it.
 
     Raises:
         DataError: The explanations are missing, malformed or none, a pair has no true reasons, or a judge scored none.
         ConfigError: The metric or its settings are unknown.
     """
-    metric = build_metric(name, metric_settings, device)
+    metric = built or build_metric(name, metric_settings, device)
     columns, more = read_explanations(explanations_parquet), {}
     try:
         if "truth" in metric.needs and truth_parquet is not None:

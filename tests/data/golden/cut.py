@@ -20,6 +20,7 @@ COPIES = {  # folder here -> whole bundle, small enough to keep
     "bpr": "golden-recommenders/bpr",
     "lightgcn": "golden-recommenders/lightgcn",
     "baselines-metrics": "golden-baselines/metrics",
+    **{name: f"golden-baselines/{name}" for name in ("att2seq", "nrt", "peter", "peter_plus")},
     "gavamoe-metrics": "golden-gavamoe/metrics",
 }
 VERBATIM = ["golden.json", "samples.json", "embeddings.safetensors", "model/tokenizer.model"] + [
