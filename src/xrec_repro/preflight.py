@@ -94,7 +94,11 @@ def _check_model(
     path = Path(model.place).expanduser()
     about = known.get(model.place, {})
     if model.revision is None and (
-        path.is_dir() or model.key == "llm.path" or path.is_absolute() or model.place[0] == "."
+        path.is_dir()
+        or model.key == "llm.path"
+        or model.key.startswith("methods.")
+        or path.is_absolute()
+        or model.place[0] == "."
     ):
         folder, name = path, str(path)
         remedy = f"set {model.key} to a folder with a model's config.json, weights and tokenizer"
@@ -137,10 +141,11 @@ def _fits(model: Model, name: str, folder: Path, sizes: list[tuple[str, float]])
         return Finding(OK, model.key, ", ".join(facts))
     facts.append(f"reads {context} tokens")
     section = model.key.rpartition(".")[0]
-    limit = "generation.max_new_tokens" if section == "llm" else f"{section}.max_length"
+    writes = section == "llm" or section.startswith("methods.")
+    limit = "generation.max_new_tokens" if writes else f"{section}.max_length"
     if model.longest > context:
         return Finding(MISSING, limit, f"{', '.join(facts)}, too few", f"lower {limit}")
-    if section == "llm":
+    if writes:
         facts[-1] += f", {context - model.longest + 1} of them for a prompt"
     return Finding(OK, model.key, ", ".join(facts))
 

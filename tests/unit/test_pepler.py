@@ -126,17 +126,20 @@ def test_texts_are_those_of_reading_the_whole_prefix_again(folder, tmp_path, kin
     assert {one.prompt_tokens for one in texts} == {3 if kind == "continuous" else 7}
 
 
-def test_users_and_items_that_training_never_saw_are_counted_and_keep_their_first_vectors(folder, tmp_path):
-    rows = examples()
+@pytest.mark.parametrize("unseen", ["mean", "random"])
+def test_users_and_items_that_training_never_saw_are_counted(folder, tmp_path, unseen):
+    rows, own = examples(), {"unseen": unseen}
     _, fitted = trained(folder, tmp_path / "method")
-    report, table = explain(folder, fitted, tmp_path / "out.parquet")
+    report, table = explain(folder, fitted, tmp_path / "out.parquet", **own)
     seen = {e.user for e in rows if e.split == "train"}
     assert report["unseen_users"] == sum(e.user not in seen for e in rows if e.split == "test") == 1
     assert report["unseen_items"] == 0
     assert len(fitted.tensors["users"]) == 7  # no row of the user that is in the test split alone
-    (method := make(folder, "write")).load(fitted)
+    (method := make(folder, "write", **own)).load(fitted)
     width = fitted.tensors["users"].shape[1]
-    assert method._vector("user", 9).equal(first_vectors("user", [9], width, 3)[0])
+    first, mean = first_vectors("user", [9], width, 3)[0], fitted.tensors["users"].mean(0)
+    torch.testing.assert_close(method._vector("user", 9).detach(), mean if unseen == "mean" else first)
+    assert method._vector("user", 3).equal(fitted.tensors["users"][3])
     assert not fitted.tensors["users"].isclose(first_vectors("user", range(7), width, 3)).all(1).any()
     assert table.num_rows == 9
 

@@ -32,8 +32,11 @@ class PeplerSettings(Settings):
         epochs: At most, in each stage.
         batch_size: Texts a step.
         learning_rate: Of AdamW; the authors: 1e-4 for the discrete prompt.
-        patience: Epochs without a lower validation loss that end a stage.
-        endured: Whether these are counted over the whole stage (as the authors do), not since the best.
+        stopping: What ends a stage before: ``endured``, epochs that do not improve the validation loss, over all the
+            stage (the authors), or ``patience``, such epochs in a row.
+        patience: So many of them.
+        unseen: The vector of users and items without a training example: the ``mean`` of the others', or ``random``, as
+            each is drawn (the authors).
         repo: A model of the hub instead of that of the section ``llm``, …
         revision: … and its 40-digit commit.
         model: A model's folder instead.
@@ -51,8 +54,9 @@ class PeplerSettings(Settings):
     epochs: Positive = 100
     batch_size: Positive = 128
     learning_rate: PositiveNumber = 1.0e-3
+    stopping: Literal["endured", "patience"] = "endured"
     patience: Positive = 5
-    endured: bool = True
+    unseen: Literal["mean", "random"] = "mean"
     repo: str | None = None
     revision: str | None = None
     model: str | None = None

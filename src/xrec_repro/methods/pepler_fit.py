@@ -138,7 +138,7 @@ class Fitting(Pepler):
             optimizer=partial(AdamW, lr=self.settings.learning_rate),
             evaluate_every=1,
             patience=self.settings.patience,
-            endured=self.settings.endured,
+            endured=self.settings.stopping == "endured",
             checkpoint=checkpoint,
             identity=self.run.identity,
             save_every=CHECKPOINT_EVERY,

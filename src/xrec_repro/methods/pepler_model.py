@@ -215,7 +215,7 @@ def rating_head(settings: PeplerSettings, width: int, seed: int) -> nn.Module | 
 def first_vectors(kind: str, indices: Iterable[int], width: int, seed: int) -> Tensor:
     """Draw the first vectors of users or items, [n, width], uniform in ±0.1, each from a stream of its own.
 
-    One that no training saw keeps this vector, as in the authors' code: it is drawn anew when a text needs it.
+    One that no training saw keeps this vector in the authors' code: it is drawn anew when a text needs it.
     """
     rows = [torch.rand(width, generator=torch_generator(seed, "pepler", kind, index)) for index in indices]
     return (torch.stack(rows) if rows else torch.zeros(0, width)) * 2 * _REACH - _REACH

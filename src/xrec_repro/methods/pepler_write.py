@@ -75,7 +75,11 @@ class Writing(Pepler):
         tables = [fitted.tensors.get(name) for name in ("users", "items")]
         module = Prompted(llm.model, *tables, rating_head(settings, llm.hidden, run.seed)).to(run.device)
         _take(module, fitted.tensors)
-        self.module, self.known, self.width = module.eval(), fitted.facts["known"], llm.hidden
+        self.module, self.width = module.eval(), llm.hidden
+        self.known = {kind: set(indices) for kind, indices in fitted.facts["known"].items()}
+        rows = {kind: torch.tensor(indices, device=run.device) for kind, indices in fitted.facts["known"].items()}
+        named = {"user": module.users, "item": module.items}
+        self.means = {kind: table[rows[kind]].mean(dim=0) for kind, table in named.items() if table is not None}
         features = fitted.facts["features"]
         self.features = Features(*features, settings.shared) if features else None
         self._before = settings.prompt_words if features else 2
@@ -107,16 +111,18 @@ class Writing(Pepler):
         return torch.stack([torch.stack(side) for side in sides], dim=1)
 
     def _vector(self, kind: str, index: int) -> Tensor:
-        """Return the vector of a user or an item; of one beyond those that training saw, that with which it begins."""
-        table = self.module.users if kind == "user" else self.module.items
-        if index < len(table):
-            return table[index]
-        return first_vectors(kind, [index], self.width, self.run.seed)[0].to(table)
+        """Return the vector of a user or an item; of one that training did not see, the mean or that of its start."""
+        if index in self.known[kind]:
+            return (self.module.users if kind == "user" else self.module.items)[index]
+        if self.settings.unseen == "mean":
+            return self.means[kind]
+        return first_vectors(kind, [index], self.width, self.run.seed)[0].to(self.means[kind])
 
     def report(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return of how many examples training saw no text of the user, or of the item."""
-        known = {kind: set(indices) for kind, indices in self.known.items()}
-        return {f"unseen_{kind}s": sum(getattr(e, kind) not in known[kind] for e in examples) for kind in known}
+        return {
+            f"unseen_{kind}s": sum(getattr(e, kind) not in seen for e in examples) for kind, seen in self.known.items()
+        }
 
 
 def _take(module: nn.Module, tensors: dict[str, Tensor]) -> None:
