@@ -4,6 +4,7 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
+from operator import ne
 from pathlib import Path
 from typing import Any
 
@@ -87,17 +88,20 @@ def measure_corpus(args: argparse.Namespace) -> None:
         scores = [one.score(rows, rows, **(given if name != "usr" else {})) for name, one in metrics.items()]
         return [float(one.columns[name].mean()) for name, one in zip(names, scores, strict=True)]
 
+    def same(one: Texts, two: Texts) -> bool:
+        return len(one) == len(two) and not any(map(ne, one, two))
+
     def pairs(rows: Texts) -> list[float]:
-        split = [row.split() for row in rows]
-        unique: list[list[str]] = []
+        split, unique = [row.split() for row in rows], []
         for words in split:
-            if not any(words == other for other in unique):
+            if not any(same(words, other) for other in unique):
                 unique.append(words)
         named = [features.known.intersection(words) for words in split]
-        common = sum(len(one & two) for number, one in enumerate(named) for two in named[number + 1 :])
-        every: set[str] = set()
-        for one in named:
+        common, every = 0, set()
+        for number, one in enumerate(named):
             every = every | one
+            for other in range(number + 1, len(named)):
+                common += len(one & named[other])
         return [len(unique) / len(rows), common / (len(rows) * (len(rows) - 1) / 2), len(every) / len(features.known)]
 
     few, many = (texts(60 if args.smoke else count) for count in (2000, 32000))
