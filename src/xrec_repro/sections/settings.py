@@ -201,6 +201,7 @@ class Injection(Section):
         "output (original code) | input (eq. 12; also serves grouped-query models) | none", "output"
     )
     layers: Literal["all"] | Layers = key("all | a list of layers, the first is 0", "all")
+    scale: PositiveNumber = key("factor of what is added in the layers; the study: 1", 1.0)
 
 
 class EarlyStopping(Entry):
