@@ -184,6 +184,10 @@ class Embeddings(Section):
 class Adapter(Section):
     """The mixture of experts between embeddings and language model."""
 
+    inputs: Literal["given", "unit"] = key(
+        "given (the recommender's embeddings) | unit (each table scaled to mean square 1, as fixed vectors have)",
+        "given",
+    )
     experts: Positive = key("how many it mixes", 8)
     dropout: ShareBelowOne = key("on the input of each expert", 0.2)
     noise_epsilon: Number = key("least standard deviation of the gate's noise", 0.01)
@@ -201,6 +205,7 @@ class Injection(Section):
         "output (original code) | input (eq. 12; also serves grouped-query models) | none", "output"
     )
     layers: Literal["all"] | Layers = key("all | a list of layers, the first is 0", "all")
+    scale: PositiveNumber = key("factor of what is added in the layers; the study: 1", 1.0)
 
 
 class EarlyStopping(Entry):
