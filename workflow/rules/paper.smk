@@ -141,7 +141,7 @@ rule make_table3:
 
 rule write_statistics:
     input:
-        **paper_inputs(None, "summary", "scores"),
+        **paper_inputs(None, "summary", "scores", "texts"),
     output:
         **paper_files("statistics/statistics", "json", "md", category="Numbers"),
     log:
@@ -156,7 +156,7 @@ rule write_statistics:
         runtime=scaled(60),
     params:
         settings={"rows": PLAN.rows(None), "statistics": config["statistics"]},
-        files=paper_paths(None, "summary", "scores"),
+        files=paper_paths(None, "summary", "scores", "texts"),
         metric_columns=COLUMNS,
         code=PLAN.digest("write_statistics"),
     script:
@@ -165,7 +165,7 @@ rule write_statistics:
 
 rule judge_claims:
     input:
-        **paper_inputs(None, "summary", "scores"),
+        **paper_inputs(None, "summary", "scores", "texts"),
         published=resource_inputs(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
     output:
         **paper_files("claims", "json", "md", category="Claims and audit"),
@@ -183,7 +183,7 @@ rule judge_claims:
         settings={"rows": PLAN.rows(None), "claims": config["claims"], "statistics": config["statistics"]},
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
-        files=paper_paths(None, "summary", "scores"),
+        files=paper_paths(None, "summary", "scores", "texts"),
         metric_columns=COLUMNS,
         code=PLAN.digest("judge_claims"),
     script:
