@@ -163,6 +163,37 @@ rule write_statistics:
         "../scripts/write_statistics.py"
 
 
+rule write_questions:
+    input:
+        **paper_inputs(None, "summary", "scores", "explanations", "graph", "texts", "embeddings"),
+    output:
+        **paper_files("questions", "json", "md", category="Claims and audit"),
+    log:
+        f"{PAPER}/logs/write_questions.log",
+    benchmark:
+        f"{PAPER}/benchmarks/write_questions.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(3000),
+        runtime=scaled(30),
+    params:
+        settings={
+            "rows": [
+                row | {"embeddings_as": PLAN.settings(row["dataset"], row["experiment"])["embeddings"]["as"]}
+                for row in PLAN.rows(None)
+            ],
+            "statistics": config["statistics"],
+            **CHOICES["questions"],
+        },
+        files=paper_paths(None, "summary", "scores", "explanations", "graph", "texts", "embeddings"),
+        metric_columns=COLUMNS,
+        code=PLAN.digest("write_questions"),
+    script:
+        "../scripts/write_questions.py"
+
+
 rule judge_claims:
     input:
         **paper_inputs(None, "summary", "scores", "texts"),
@@ -390,6 +421,7 @@ PAPER_FILES = [
         "statistics/groups.csv",
         "costs/jobs.csv",
         "claims.md",
+        "questions.md",
         "examples.md",
         "browse.html",
     )

@@ -192,6 +192,18 @@ class Sparsity(Section):
     )
 
 
+class Questions(Section):
+    """What the study left open (docs/questions.md)."""
+
+    words: Positive = key("of a text's opening", 8)
+    metrics: Annotated[Texts, Field(min_length=1)] = key(
+        "the first that a data set has is the score", ["faithfulness_f1", "bertscore_f1"]
+    )
+    ranks: Annotated[list[Positive], Field(min_length=1, json_schema_extra=UNIQUE)] = key(
+        "upper ends of the ranges of an item's rank for a user", [10, 50, 200]
+    )
+
+
 class EmbeddingsFigure(Section):
     """The map of adapted embeddings."""
 
@@ -242,6 +254,7 @@ class Paper(Section):
     figure3: Figure3
     sweeps: SweepsFigure
     sparsity: Sparsity
+    questions: Questions
     embeddings: EmbeddingsFigure
     examples: Examples
     browse: Browse
