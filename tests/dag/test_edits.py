@@ -18,7 +18,7 @@ from xrec_repro.config import merge
 TABLES = {"make_table1", "make_table2", "make_table3"}
 NUMBERS = {"write_statistics", "group_scores", "collect_jobs"}
 DRAWN = {"plot_figure2", "plot_figure4", "plot_costs"}
-PAPER = {*TABLES, *NUMBERS, *DRAWN, "judge_claims", "pick_examples", "write_browser"}
+PAPER = {*TABLES, *NUMBERS, *DRAWN, "judge_claims", "pick_examples", "write_browser", "write_questions"}
 SCORED = {"merge_scores", "check_metrics", *PAPER}
 OFFLINE = {"score_usr", "score_faithfulness"}
 BY_MODEL = {"score_bartscore", "score_bertscore", "score_bleurt", "score_llamascore"}
@@ -170,7 +170,7 @@ TINY = [
     ),
     Edit(
         "statistics.alpha",
-        {"write_statistics", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},
+        {"write_statistics", "write_questions", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},
         overlay={"statistics": {"alpha": 0.01}},
     ),
     Edit(
@@ -178,6 +178,7 @@ TINY = [
         {
             "write_statistics",
             "judge_claims",
+            "write_questions",
             "group_scores",
             "plot_figure2",
             "plot_figure4",

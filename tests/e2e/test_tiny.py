@@ -23,6 +23,7 @@ SAME_BYTES = (
     *(f"paper/figures/{stem}.{ending}" for stem in FIGURES for ending in ("pdf", "png")),
     "paper/statistics/statistics.json",
     "paper/claims.md",
+    "paper/questions.md",
     "paper/examples.md",
     "paper/browse.html",
     "scorers/bart/model/model.safetensors",
@@ -149,7 +150,11 @@ def test_a_second_run_has_nothing_to_do(finished):
             {"pretrain_lm", "generate_profiles", "filter_kcore"},
         ),
         ({"metrics": {"bertscore": {"idf": True}}}, {"score_bertscore": 4}, {"score_usr", "generate_explanations"}),
-        ({"statistics": {"alpha": 0.01}}, {"judge_claims": 1, "write_statistics": 1}, {"merge_scores", "make_table1"}),
+        (
+            {"statistics": {"alpha": 0.01}},
+            {"judge_claims": 1, "write_statistics": 1, "write_questions": 1},
+            {"merge_scores", "make_table1"},
+        ),
         ({"defaults": {"profiles": {"references": "extractive"}}}, {"generate_references": 1}, {"generate_profiles"}),
         (
             {"compute": {"threads": 2}},

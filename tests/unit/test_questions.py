@@ -90,7 +90,7 @@ def test_the_form_by_hand(tmp_path, rows):
     assert (less["own"]["mean"], less["known"]["mean"], less["score"]["mean"]) == (0.25, 0.25, 0.25)
     assert (full["metric"], full["embeddings_as"], less["embeddings_as"]) == ("bertscore_f1", "trained", "none")
     assert full["own"]["low"] is None  # of four examples no interval is made
-    assert "whose first 2 words" in text and "by this training (1 seed)" in text
+    assert "whose first 2 words" in text and "for these trainings (1 seed)" in text
 
 
 def test_scores_by_rank_by_hand(tmp_path, rows):

@@ -18,7 +18,6 @@ from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.render import number, span, text_table
-from xrec_repro.run_effects import scope_note
 from xrec_repro.scores import by_experiment, read_scores, with_summaries
 from xrec_repro.statistic_settings import Settings
 
@@ -33,6 +32,10 @@ _RANK_NOTE = (
     "Rank: of the item among all that the user has no train edge to, by user · item of the recommender of {of}, in "
     "each seed; 1 is the highest. An example stands in each range that a seed's recommender gives it. zero-shot: users "
     "without train edges, whose embedding is as it was drawn."
+)
+_SCOPE = (
+    "Intervals are over texts and users, for these trainings ({seeds}): they do not tell how newly trained models would "
+    "write."
 )
 Rows = Sequence[Mapping[str, Any]]
 
@@ -70,7 +73,7 @@ def write_questions(
             for group in own:
                 ranked += _by_rank(group, tables[group[0]["experiment"]], ranks, of, metric, settings, statistics)
     write_json(out_json, {"form": form, "ranks": ranked})
-    write_text(out_md, _report(form, ranked, groups, settings, statistics))
+    write_text(out_md, _report(form, ranked, settings, statistics))
 
 
 def opening(text: str, words: int) -> str:
@@ -208,9 +211,10 @@ def _mean(table: pd.DataFrame, column: str, statistics: Settings) -> dict[str, A
     return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
 
 
-def _report(form: Rows, ranked: Rows, groups: Sequence[Rows], settings: Mapping[str, Any], statistics: Settings) -> str:
+def _report(form: Rows, ranked: Rows, settings: Mapping[str, Any], statistics: Settings) -> str:
     bounds = f"{statistics.confidence:.0%} interval"
-    notes = [scope_note({len(group) for group in groups}, "fixed"), *warnings(row["kind"] for row in form)]
+    seeds = min(len(row["seeds"]) for row in form)
+    notes = [_SCOPE.format(seeds=f"{seeds} seed{'s' * (seeds > 1)}"), *warnings(row["kind"] for row in form)]
     score = " / ".join(dict.fromkeys(one["metric"] for one in form))
     lines = [
         (one["dataset_label"], [one["experiment_label"], one["embeddings_as"], *_cells(one, "own", "known", "score")])
