@@ -34,7 +34,7 @@ SHARED_STAGES = ["filter_kcore", "split_interactions", "generate_profiles", "gen
 PAPER_RULES = [
     *("make_table1", "make_table2", "make_table3", "plot_figure2", "plot_figure3", "plot_figure4", "plot_embeddings"),
     *("judge_claims", "write_statistics", "audit_published", "pick_examples", "group_scores", "write_browser"),
-    *("collect_jobs", "plot_costs", "check_metrics"),
+    *("collect_jobs", "plot_costs", "check_metrics", "write_questions"),
 ]
 
 

@@ -16,7 +16,8 @@ from xrec_repro.errors import ConfigError
 from xrec_repro.metrics.columns import stated_column
 from xrec_repro.published import PublishedScores, load_published_table1, load_published_table2, study_name
 from xrec_repro.scores import Run, describe, read_scores
-from xrec_repro.statistics import Comparison, Settings, compare_runs, corrected, direction, welch
+from xrec_repro.statistic_settings import Settings
+from xrec_repro.statistics import Comparison, compare_runs, corrected, direction, welch
 
 Rule = Mapping[str, Any]
 Systems = Mapping[str, Mapping[str, str | None]]  # name -> experiment, published
@@ -310,7 +311,7 @@ def run_findings(
                     elif experiment not in present:
                         found.gaps[f"{label}: no experiment in this run for {other}"] += 1
                     else:
-                        tests = compare_runs(run, present[experiment], settings, rule["metrics"])
+                        tests = compare_runs(run, present[experiment], settings, rule["metrics"], present.values())
                         unequal = run.corpus & present[experiment].corpus - {one.metric for one in tests}
                         found.add_tests(rule, tests, unequal, least, **about)
     found.decide(settings)
