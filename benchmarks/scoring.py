@@ -1,9 +1,10 @@
-"""Scoring of released predictions: USR, BERTScore, BARTScore, BLEURT and the judge, each against the usual way."""
+"""Scoring: USR, DIV, FCR, BERTScore, BARTScore, BLEURT and the judge, each against the usual way."""
 
 import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
+from operator import ne
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,11 @@ from transformers import (
 from xrec_repro.config import load_config
 from xrec_repro.metrics._judge import question
 from xrec_repro.metrics.bartscore import BartScore
+from xrec_repro.metrics.base import Features
 from xrec_repro.metrics.bertscore import BertScore
 from xrec_repro.metrics.bleurt import Bleurt
 from xrec_repro.metrics.llamascore import LlamaScore
+from xrec_repro.metrics.registry import build_metric
 from xrec_repro.metrics.usr import Usr
 from xrec_repro.scorers import bart as scratch_bart
 from xrec_repro.scorers import bleurt as scratch_bleurt
@@ -67,6 +70,46 @@ def measure_usr(args: argparse.Namespace) -> None:
     ]
     facts = {"time at 8 n over time at n": round(used[1] / used[0], 2)}
     record(args, "usr_linear", limit(used[1], 16 * used[0]), f"{len(some):,} and {len(many):,} texts", facts)
+
+
+def measure_corpus(args: argparse.Namespace) -> None:
+    """USR, DIV and FCR together: the time of 32,000 texts, and at 2,000 the loops over pairs of the published codes."""
+    names = ("usr", "div", "fcr")
+    features = Features((), frozenset(f"f{number}" for number in range(500)))
+    metrics = {name: build_metric(name, {}) for name in names}
+
+    def texts(count: int) -> Texts:
+        rng = numpy_rng(0, "corpus", count)
+        words = rng.integers(0, 4000, (count, 15))
+        return [" ".join(f"f{word}" if word < 500 else f"w{word}" for word in row) for row in words.tolist()]
+
+    def ours(rows: Texts) -> list[float]:
+        given = {"features": Features([None] * len(rows), features.known)}
+        scores = [one.score(rows, rows, **(given if name != "usr" else {})) for name, one in metrics.items()]
+        return [float(one.columns[name].mean()) for name, one in zip(names, scores, strict=True)]
+
+    def same(one: Texts, two: Texts) -> bool:
+        return len(one) == len(two) and not any(map(ne, one, two))
+
+    def pairs(rows: Texts) -> list[float]:
+        split, unique = [row.split() for row in rows], []
+        for words in split:
+            if not any(same(words, other) for other in unique):
+                unique.append(words)
+        named = [features.known.intersection(words) for words in split]
+        common, every = 0, set()
+        for number, one in enumerate(named):
+            every = every | one
+            for other in range(number + 1, len(named)):
+                common += len(one & named[other])
+        return [len(unique) / len(rows), common / (len(rows) * (len(rows) - 1) / 2), len(every) / len(features.known)]
+
+    few, many = (texts(60 if args.smoke else count) for count in (2000, 32000))
+    assert np.allclose(ours(few), pairs(few), rtol=0, atol=1e-9), "USR, DIV or FCR differ"
+    where = "random texts of 15 words, 500 features"
+    record(args, "corpus", compare(lambda: ours(few), lambda: pairs(few), args.rounds), f"{len(few):,} {where}")
+    used = statistics.median(seconds(lambda: ours(many)) for _ in range(args.rounds))
+    record(args, "corpus_limit", limit(used, 5.0), f"{len(many):,} {where}")
 
 
 def measure_bertscore(args: argparse.Namespace, texts: tuple[Texts, Texts, str], folder: Path) -> None:
@@ -278,13 +321,15 @@ MEASURES: dict[str, Callable[..., None]] = {
     "bleurt": measure_bleurt,
     "judge": measure_judge,
 }
+CORPUS: dict[str, Callable[[argparse.Namespace], None]] = {"usr": measure_usr, "corpus": measure_corpus}
 
 
 def main(args: argparse.Namespace) -> None:
     """Run the measurements that were asked for."""
     texts = predictions(12 if args.smoke else args.pairs)  # as released, in no order of length
-    if "usr" in args.only:
-        measure_usr(args)
+    for name, measure in CORPUS.items():
+        if name in args.only:
+            measure(args)
     for name in args.only:
         if name in MEASURES:
             with tempfile.TemporaryDirectory() as folder:
@@ -294,7 +339,7 @@ def main(args: argparse.Namespace) -> None:
 def options() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = arguments(__doc__, rounds=3)
-    every = ["usr", *MEASURES]
+    every = [*CORPUS, *MEASURES]
     parser.add_argument("--only", nargs="+", choices=every, default=every, help="which to run (default: all)")
     parser.add_argument("--pairs", type=int, default=400, help="pairs to score (default: %(default)s)")
     parser.add_argument("--judged", type=int, default=64, help="pairs to judge (default: %(default)s)")

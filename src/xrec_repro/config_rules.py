@@ -173,7 +173,7 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
     place = f"configuration: {dataset}/{experiment}"
     if abs(sum(chosen["split"]["ratios"]) - 1) > 1e-6:
         raise ConfigError(f"{place}: split.ratios must add up to 1, not {sum(chosen['split']['ratios']):g}")
-    _check_llm(chosen["llm"], place)
+    _check_llm(chosen["llm"], chosen["prompt"]["template"], place)
     _check_embeddings(config, dataset, chosen["embeddings"], place)
     entry = config["datasets"][dataset]
     source = entry["source"]
@@ -221,8 +221,8 @@ def _check_embeddings(config: Config, dataset: str, chosen: Config, place: str) 
         raise ConfigError(f"{place}: embeddings.of: {name!r} reads a release, and {dataset} is none; take another one")
 
 
-def _check_llm(llm: Config, place: str) -> None:
-    needed = {"hub": ("repo", "revision"), "local": ("path",), "scratch": ()}[llm["source"]]
+def _check_llm(llm: Config, template: str, place: str) -> None:
+    needed = {"hub": ("repo", "revision"), "local": ("path",), "package": ("package",), "scratch": ()}[llm["source"]]
     for key in needed:
         if not llm[key]:
             raise ConfigError(f"{place}: llm.{key} must be set when llm.source is {llm['source']!r}")
@@ -230,6 +230,8 @@ def _check_llm(llm: Config, place: str) -> None:
         raise ConfigError(
             f"{place}: llm.revision: {llm['revision']!r} does not pin {llm['repo']!r}; give the 40-digit commit"
         )
+    if llm["source"] == "scratch" and template == "chat":
+        raise ConfigError(f"{place}: prompt.template: no scratch model knows a chat template; use fixed, or code")
     if llm["source"] == "scratch" and "fixed" not in llm["scratch"]["templates"]:
         raise ConfigError(
             f"{place}: llm.scratch.templates: add 'fixed'; to a model that has read `code` alone every text ends with "

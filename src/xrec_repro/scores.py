@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from xrec_repro.contracts import TEXTS
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, read_table, require_file
 from xrec_repro.metrics.columns import known_metrics
@@ -138,6 +139,8 @@ class Run:
 
     Attributes:
         files: scores.parquet of each of `seeds`.
+        texts: The pairs of the data set's split, which say whose an example is; None where that is not known.
+        trained: Whether its method is trained, so that a seed is another training.
         signatures: Metric -> what it was computed with.
         corpus: Metrics that are scores of a whole set of texts (their std is null in summary.json).
     """
@@ -153,6 +156,8 @@ class Run:
     files: tuple[str | Path, ...]
     signatures: dict[str, str]
     corpus: frozenset[str]
+    texts: str | Path | None = None
+    trained: bool = True
 
 
 def load_runs(rows: Iterable[Mapping[str, Any]]) -> list[Run]:
@@ -160,7 +165,8 @@ def load_runs(rows: Iterable[Mapping[str, Any]]) -> list[Run]:
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, published_as, experiment,
-            experiment_label, seed, kind, maybe few, and `scores` and `summary`: paths (of the latter also the content).
+            experiment_label, seed, kind, maybe few and trained, and the paths `scores`, `summary` (also its content)
+            and maybe `texts`.
 
     Raises:
         DataError: A row is given twice, a summary is malformed, or seeds differ in metrics or signatures.
@@ -191,6 +197,8 @@ def _run(rows: Sequence[Mapping[str, Any]]) -> Run:
         files=tuple(row["scores"] for row in rows),
         signatures={metric: signature for metric, (signature, _) in cells.items()},
         corpus=frozenset(metric for metric, (_, corpus) in cells.items() if corpus),
+        texts=first.get("texts"),
+        trained=first.get("trained", True),
     )
 
 
@@ -217,7 +225,7 @@ def read_scores(path: str | Path, metrics: Sequence[str] | None = None) -> pd.Da
     return frame
 
 
-def join_scores(systems: Sequence[Sequence[str | Path]], metrics: Sequence[str]) -> tuple[np.ndarray, int]:
+def join_scores(systems: Sequence[Sequence[str | Path]], metrics: Sequence[str]) -> tuple[np.ndarray, list[str], int]:
     """Read the scores of the same examples from several files.
 
     Args:
@@ -226,7 +234,7 @@ def join_scores(systems: Sequence[Sequence[str | Path]], metrics: Sequence[str])
 
     Returns:
         Shape ``(systems, metrics, seeds, examples)``, NaN where one could not be scored, the examples in the order of
-        their ids; and how many examples were left out because only some of the files have them.
+        their ids; these ids; and how many examples were left out because only some of the files have them.
 
     Raises:
         DataError: A file is unusable, or the files share no example.
@@ -237,7 +245,23 @@ def join_scores(systems: Sequence[Sequence[str | Path]], metrics: Sequence[str])
     if not common:
         raise DataError(f"{systems[0][0]} and {systems[-1][-1]} have no example in common; score the same test set")
     scores = np.array([[frame.loc[common].to_numpy().T for frame in seeds] for seeds in frames])
-    return scores.swapaxes(1, 2), len(every) - len(common)
+    return scores.swapaxes(1, 2), common, len(every) - len(common)
+
+
+def users_of(texts: str | Path, examples: Sequence[str]) -> np.ndarray:
+    """Return the user of each example as a number, counted from 0 without gaps: shape ``(examples,)``.
+
+    Args:
+        texts: The pairs of the split (`contracts.TEXTS`).
+        examples: Their ids.
+
+    Raises:
+        DataError: The file is unusable, or has not all of them.
+    """
+    pairs = read_table(texts, TEXTS, ["example_id", "user_id"]).to_pandas().set_index("example_id")["user_id"]
+    if missing := set(examples) - set(pairs.index):
+        raise DataError(f"{texts}: example {min(missing)} is not there; score the texts of this split again")
+    return np.unique(pairs.loc[list(examples)], return_inverse=True)[1]
 
 
 def same_examples(scores: np.ndarray) -> list[tuple[list[int], np.ndarray]]:

@@ -18,7 +18,7 @@ from xrec_repro.config import merge
 TABLES = {"make_table1", "make_table2", "make_table3"}
 NUMBERS = {"write_statistics", "group_scores", "collect_jobs"}
 DRAWN = {"plot_figure2", "plot_figure4", "plot_costs"}
-PAPER = {*TABLES, *NUMBERS, *DRAWN, "judge_claims", "pick_examples", "write_browser"}
+PAPER = {*TABLES, *NUMBERS, *DRAWN, "judge_claims", "pick_examples", "write_browser", "write_questions"}
 SCORED = {"score_explanations", "check_metrics", *PAPER}  # with metrics that need no model
 BY_MODELS = {"score_by_models", *SCORED}
 GENERATED = {"generate_explanations", *BY_MODELS}
@@ -166,7 +166,7 @@ TINY = [
     ),
     Edit(
         "statistics.alpha",
-        {"write_statistics", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},
+        {"write_statistics", "write_questions", "judge_claims", "group_scores", "plot_figure2", "plot_figure4"},
         overlay={"statistics": {"alpha": 0.01}},
     ),
     Edit(
@@ -174,6 +174,7 @@ TINY = [
         {
             "write_statistics",
             "judge_claims",
+            "write_questions",
             "group_scores",
             "plot_figure2",
             "plot_figure4",

@@ -15,6 +15,7 @@ from xrec_repro.contracts import EXAMPLES, GRAPH
 from xrec_repro.explainer import pretrain
 from xrec_repro.io import write_table
 from xrec_repro.job import Job
+from xrec_repro.methods import pepler_fit
 from xrec_repro.metrics import _blocks
 from xrec_repro.scorers import training
 
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Imported once, in the process that all runs are forked from.
 PRELOAD = [__name__, "transformers.models.llama.modeling_llama", "xrec_repro.explainer.assemble"]
 PRELOAD += ["xrec_repro.methods.xrec_fit", "xrec_repro.methods.xrec_write", "xrec_repro.recommenders.train"]
-PRELOAD += ["xrec_repro.scorers.judge", "xrec_repro.metrics.llamascore"]
+PRELOAD += ["xrec_repro.methods.pepler_write", "xrec_repro.scorers.judge", "xrec_repro.metrics.llamascore"]
 USERS, ITEMS = 20, 16
 SMALL = {
     "llm": {"scratch": {"epochs": 2, "batch_size": 4, "hidden": 16, "intermediate": 24}},
@@ -30,6 +31,7 @@ SMALL = {
     "tuning": {"epochs": 2, "batch_size": 4, "checkpoint_every": 3},
     "generation": {"batch_size": 2},
 }
+METHODS_SMALL = {"pepler": {"epochs": 1, "batch_size": 4}}
 SCORER = {"steps": 9, "pairs": 40}
 JUDGE = {"batch_size": 2, "min_mass": 0.0}
 # What may change between a kill and the next attempt: of the settings, or of what stands around the stage.
@@ -57,6 +59,8 @@ class Stage(NamedTuple):
     outputs: dict[str, str]
     kept: dict[str, str]  # the parameter for the file that keeps an unfinished run, where there is one
     inputs: tuple[str, ...]
+    experiment: str = "xrec"
+    produced: tuple[tuple[str, str], ...] = ()  # where inputs lie that are not XRec's (`PRODUCED`)
 
 
 EXPLAINER = ("method", "prompt", "embeddings", "adapter", "injection", "llm")
@@ -82,6 +86,23 @@ STAGES = {
         {"explanations": "explanations.parquet"},
         {"partial": "explanations.partial.jsonl"},
         ("examples", "embeddings", "llm", "weights", "facts"),
+    ),
+    "pepler_tuning": Stage(
+        "train_method",
+        ("method", "llm"),
+        {"weights": "weights.safetensors", "facts": "method.json", "training": "training.parquet"},
+        {"checkpoint": "checkpoint.safetensors"},
+        ("examples", "llm"),
+        "pepler",
+    ),
+    "pepler_texts": Stage(
+        "generate_explanations",
+        ("method", "llm", "generation"),
+        {"explanations": "explanations.parquet"},
+        {"partial": "explanations.partial.jsonl"},
+        ("examples", "llm", "weights", "facts"),
+        "pepler",
+        (("weights", "pepler_tuning/weights.safetensors"), ("facts", "pepler_tuning/method.json")),
     ),
     "scorer": Stage("train_scorer", (), {"model": "model"}, {}, ("examples",)),
     "judging": Stage(
@@ -121,7 +142,7 @@ def run(name: str, world: Path, folder: Path, moment: tuple[int, int] | None = N
     """
     if moment:
         _signal_at_sync(*moment)
-    pretrain.CHECKPOINT_EVERY = training.CHECKPOINT_EVERY = 3
+    pretrain.CHECKPOINT_EVERY = training.CHECKPOINT_EVERY = pepler_fit.CHECKPOINT_EVERY = 3
     _blocks._PAIRS = 4
     torch.set_num_threads(1)
     if edit == "library":
@@ -172,7 +193,8 @@ def make_texts(world: Path) -> None:
 def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamespace:
     stage = STAGES[name]
     config = load_config(ROOT / "config/config.yaml", ROOT / "tests/tiny.yaml")
-    every = merge(settings(config, "glassbox", "xrec"), SMALL)
+    every = merge(settings(config, "glassbox", stage.experiment), SMALL)
+    every["method"] |= METHODS_SMALL.get(stage.experiment, {})
     every["metrics"] = {"llamascore": config["metrics"]["llamascore"] | JUDGE}
     every = merge(every, EDITS.get(edit, {}))
     every["recommender"] = every["recommenders"]["lightgcn"]
@@ -194,9 +216,10 @@ def _job(name: str, world: Path, folder: Path, edit: str | None) -> SimpleNamesp
         "domain": "book",
         "models": {},
     }
-    if name == "generation":
+    if stage.script == "generate_explanations":
         fixed["shard"] = "1-of-1"
-    inputs = {key: str(world / PRODUCED.get(key, f"{key}.parquet")) for key in stage.inputs}
+    produced = PRODUCED | dict(stage.produced)
+    inputs = {key: str(world / produced.get(key, f"{key}.parquet")) for key in stage.inputs}
     return SimpleNamespace(
         rule=stage.script,
         input=Named({key: [path] if name == "scorer" else path for key, path in inputs.items()}),

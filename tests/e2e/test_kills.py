@@ -19,6 +19,7 @@ from tests.e2e import kill_stages
 from tests.e2e.kill_stages import STAGES, make_texts, outputs
 from tests.forks import fork_server
 from xrec_repro.contracts import EXAMPLES, EXPLANATIONS, GRAPH
+from xrec_repro.identity import model_digest
 from xrec_repro.io import write_table
 
 SNAKEMAKE = str(Path(sys.executable).with_name("snakemake"))
@@ -27,6 +28,8 @@ RESUMED = {
     "llm": r"resumed pretraining after step (\d+)",
     "tuning": r"resumed tuning after step (\d+)",
     "generation": r"resumed generation after (\d+) examples",
+    "pepler_tuning": r"resumed (?:prompt )?tuning after step (\d+)",
+    "pepler_texts": r"resumed generation after (\d+) examples",
     "scorer": r"resumed training judge after step (\d+)",
     "judging": r"resumed llamascore after (\d+) of",
 }
@@ -88,7 +91,7 @@ def kill_at_random(forks, name, world, folder, kills) -> int:
     return finished + 1
 
 
-@pytest.mark.parametrize("name", ["tuning", "generation"])
+@pytest.mark.parametrize("name", ["tuning", "generation", "pepler_tuning", "pepler_texts"])
 def test_ten_kills_at_random_moments_change_no_byte(forks, world, tmp_path, capsys, name):
     finished = kill_at_random(forks, name, world, tmp_path / name, kills=10)
     with capsys.disabled():
@@ -103,7 +106,7 @@ def test_a_kill_while_state_is_written_loses_one_interval_at_most(forks, world, 
     assert attempt(forks, name, world, tmp_path) == 0
     resumed = re.findall(RESUMED[name], (tmp_path / "log").read_text())
     # A recommender is evaluated every three epochs of four steps.
-    first = {"generation": 2, "judging": 1, "recommender": 12}.get(name, 3)
+    first = {"generation": 2, "pepler_texts": 2, "judging": 1, "recommender": 12}.get(name, 3)
     # Rows are in the file before it syncs; a checkpoint is renamed after that.
     states = max(at - 2, 0)
     assert resumed == ([str(states * first)] if states else [])
@@ -133,6 +136,8 @@ def other_world(world, tmp_path_factory) -> Path:
     weights = folder / "llm/model/model.safetensors"
     tensors = load_file(weights)
     save_file({name: value + 1e-3 for name, value in tensors.items()}, weights, {"format": "pt"})
+    pepler = folder / "pepler_tuning/method.json"
+    pepler.write_text(json.dumps(json.loads(pepler.read_text()) | {"llm": model_digest(folder / "llm/model")}))
     judge = folder / "scorer/model/model.safetensors"
     save_file({name: value + 1e-3 for name, value in load_file(judge).items()}, judge, {"format": "pt"})
     told = pq.read_table(folder / "generation/explanations.parquet")

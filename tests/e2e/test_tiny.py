@@ -23,6 +23,7 @@ SAME_BYTES = (
     *(f"paper/figures/{stem}.{ending}" for stem in FIGURES for ending in ("pdf", "png")),
     "paper/statistics/statistics.json",
     "paper/claims.md",
+    "paper/questions.md",
     "paper/examples.md",
     "paper/browse.html",
     "scorers/bart/model/model.safetensors",
@@ -150,7 +151,11 @@ def test_a_second_run_has_nothing_to_do(finished):
             {"pretrain_lm", "generate_profiles", "filter_kcore"},
         ),
         ({"metrics": {"bertscore": {"idf": True}}}, {"score_by_models": 4}, {"generate_explanations"}),
-        ({"statistics": {"alpha": 0.01}}, {"judge_claims": 1, "write_statistics": 1}, {"score_by_models"}),
+        (
+            {"statistics": {"alpha": 0.01}},
+            {"judge_claims": 1, "write_statistics": 1, "write_questions": 1},
+            {"score_by_models", "make_table1"},
+        ),
         ({"defaults": {"profiles": {"references": "extractive"}}}, {"generate_references": 1}, {"generate_profiles"}),
         (
             {"compute": {"threads": 2}},

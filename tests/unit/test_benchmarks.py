@@ -161,7 +161,9 @@ def test_a_failing_script_stops_no_other_and_the_table_says_so(benchmark, tmp_pa
     assert rows["usr"] == "not measured in this run"
 
 
-@pytest.mark.parametrize("script", ["kcore", "kcore_stream", "lightgcn", "tuning", "generation", "gpu"])
+@pytest.mark.parametrize(
+    "script", ["kcore", "kcore_stream", "lightgcn", "tuning", "generation", "gpu", "peter", "pepler"]
+)
 def test_a_smoke_run_agrees_with_its_peer(script, smoke, benchmark):
     written = smoke(script)
     assert set(written) == {name for name, claim in benchmark("claims").CLAIMS.items() if claim.script == script}

@@ -16,6 +16,7 @@ from xrec_repro.published import load_stated_verdicts
 STATISTICS = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 999, "interval": "bca", "confidence": 0.95,
     "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "full", "primary": None,
+    "clusters": "user", "runs": "both",
 }  # fmt: skip
 BASELINES = ["Att2Seq", "NRT", "PETER", "PEPLER"]
 ALL = ["gptscore", "llamascore", "bertscore_p", "bertscore_r", "bertscore_f1", "bartscore", "bleurt", "usr"]

@@ -483,7 +483,7 @@ def test_scores_are_averaged_by_group(monkeypatch):
     users = ["rare", "often", "often", "new", "often"]
     groups = {"rare": "tst1", "middle": "tst2", "often": "tst3", "new": ZERO_SHOT}
     scores = {"bleurt": [0.5, 1.0, 2.0, float("nan"), 6.0], "usr": [1.0, 2.0, float("nan"), 3.0, 4.0]}
-    rows = scores_by_group(scores, users, groups, lambda values: (values.min(), values.max()))
+    rows = scores_by_group(scores, users, groups, lambda values, _: (values.min(), values.max()))
     assert rows == [
         {"group": "tst1", "n": 1, "scores": {"bleurt": (0.5, None, None), "usr": (1.0, None, None)}},
         {"group": "tst2", "n": 0, "scores": {}},
@@ -499,7 +499,7 @@ def test_scores_are_averaged_by_group(monkeypatch):
 def test_fewer_than_ten_scores_have_no_interval():
     users = ["few"] * (FEWEST - 1) + ["more"] * FEWEST + ["few"]
     scores = {"bleurt": [*range(2 * FEWEST - 1), float("nan")]}  # what is not scored does not count
-    rows = scores_by_group(scores, users, {"few": "tst1", "more": "tst2"}, lambda values: (0.0, 1.0))
+    rows = scores_by_group(scores, users, {"few": "tst1", "more": "tst2"}, lambda *_: (0.0, 1.0))
     assert FEWEST == 10
     assert [row["scores"]["bleurt"][1:] for row in rows] == [(None, None), (0.0, 1.0)]
 

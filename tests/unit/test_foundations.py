@@ -367,8 +367,10 @@ def test_every_dependency_is_pinned(root):
     from packaging.utils import canonicalize_name
 
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    wanted = map(Requirement, project["dependencies"] + project["optional-dependencies"]["dev"])
-    lines = (root / "requirements.lock").read_text().splitlines()
+    extras = project["optional-dependencies"]
+    wanted = map(Requirement, project["dependencies"] + extras["dev"] + extras["smollm2"])
+    locks = [(root / name).read_text() for name in ("requirements.lock", "requirements-smollm2.lock")]
+    lines = [line for text in locks for line in text.splitlines()]
     pins = dict(line.split("==") for line in lines if "==" in line)
     pins = {canonicalize_name(name): version for name, version in pins.items()}
     for requirement in wanted:

@@ -66,6 +66,19 @@ def test_input_form_is_the_projection_of_the_sum(explainer, examples):
     torch.testing.assert_close(seen["v"], x @ attention.v_proj.weight.T, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["input", "output"])
+def test_scale_is_a_factor_of_what_is_added_in_the_layers_alone(explainer, examples, form):
+    made = explainer("llama2", form)
+    made.injector.remove()
+    found = {}
+    for name, scale in (("none", 0.0), ("little", 1e-9), ("half", 0.5), ("whole", 1.0)):
+        made.injector = Injector(made.llm.model, form, scale=scale) if scale else Injector(made.llm.model, "none")
+        found[name] = logits(made, examples[:2])
+        made.injector.remove()
+    torch.testing.assert_close(found["little"], found["none"], atol=1e-5, rtol=1e-5)
+    assert min((found["half"] - found[name]).abs().max() for name in ("none", "whole")) > 1e-3
+
+
 @pytest.mark.parametrize("shape", ["llama3", "mistral", "qwen2", "gemma"])
 def test_output_form_is_refused_where_widths_differ(language_model, shape):
     with pytest.raises(ModelError, match=r"cannot take injection.form 'output'.*set injection.form to 'input'"):

@@ -10,18 +10,16 @@ import torch
 
 from xrec_repro.config import load_config
 from xrec_repro.errors import ConfigError, ModelError
-from xrec_repro.metrics._batches import count_empty, length_sorted, score_pairs, warn_of
-from xrec_repro.metrics._models import (
-    load_network,
+from xrec_repro.identity import model_digest
+from xrec_repro.lm.load import (
     load_pretrained,
     local_folder,
-    model_digest,
     require_revision,
     shown_file,
     shown_model,
-    torch_device,
-    torch_dtype,
 )
+from xrec_repro.metrics._batches import count_empty, length_sorted, score_pairs, warn_of
+from xrec_repro.metrics._models import load_network, torch_device, torch_dtype
 from xrec_repro.metrics.registry import build_metric, metric_names
 
 KEY = "metrics.some"

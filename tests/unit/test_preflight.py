@@ -119,6 +119,23 @@ def test_a_folder_needs_configuration_weights_and_tokenizer(nowhere, root):
     assert parameters(folder) is None
 
 
+def test_a_method_s_own_model_is_looked_for(nowhere, root):
+    run = {"run": {"experiments": ["glassbox/pepler"]}}
+    asked = {"repo": "openai-community/gpt2", "revision": "a" * 40}
+    finding = found(root, merge(run, {"methods": {"pepler": asked}}))["methods.pepler.repo"]
+    assert (finding.kind, finding.remedy) == (MISSING, f"hf download {asked['repo']} --revision {asked['revision']}")
+    folder = model(nowhere / "m")
+    here = found(root, merge(run, {"methods": {"pepler": {"model": str(folder)}}}))["methods.pepler.model"]
+    assert here.kind == OK and here.text.endswith("reads 128 tokens, 30 of them for a prompt")
+    lost = found(root, merge(run, {"methods": {"pepler": {"model": "lost"}}}))["methods.pepler.model"]
+    assert (lost.kind, lost.text) == (MISSING, "lost: no such folder")
+    long = merge(
+        run, {"methods": {"pepler": {"model": str(folder)}}, "defaults": {"generation": {"max_new_tokens": 128}}}
+    )
+    long = merge(long, {"experiments": {"pepler": {"overrides": {"generation": {"max_new_tokens": 128}}}}})
+    assert found(root, long)["generation.max_new_tokens"].remedy == "lower generation.max_new_tokens"
+
+
 def test_new_tokens_and_lengths_must_fit_what_a_model_reads(nowhere, root):
     folder = model(nowhere / "m")
     long = {"defaults": {"generation": {"max_new_tokens": 128}}}
@@ -208,7 +225,7 @@ def test_jobs_are_counted_on_demand(tmp_path, root, monkeypatch):
 def test_models_are_described_as_on_the_page(root):
     page = (root / "docs/reproduce-the-paper.md").read_text(encoding="utf-8")
     models = read_models(root / "resources/models.tsv")
-    assert len(models) == 5
+    assert len(models) == 6
     for name, row in models.items():
         line = next(line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line)
         assert row["licence"].split(";")[0] in line

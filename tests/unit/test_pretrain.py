@@ -83,6 +83,9 @@ def test_shuffled_embeddings_are_a_seeded_permutation(tmp_path):
     assert not shuffled.equal(users)
     assert not shuffled.equal(other)
     assert items.shape == (40, 4)
+    unit = embedding_tables(path, "shuffled", 0, 1, "unit")
+    assert [table.square().mean().item() for table in unit] == pytest.approx([1, 1])
+    assert (unit[0] / unit[0][0, 0]).allclose(shuffled / shuffled[0, 0], rtol=1e-4)
 
 
 def test_the_chat_backend_is_made_where_it_is_set(tmp_path):

@@ -12,10 +12,11 @@ from matplotlib.figure import Figure
 from tests.unit.test_split import Stage, grid
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.estimates import estimates
 from xrec_repro.io import read_json, write_table
 from xrec_repro.paper import sparsity
 from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, figure4, write_sparsity
-from xrec_repro.statistics import Settings, estimates
+from xrec_repro.statistic_settings import Settings
 
 STATISTICS = {
     "seed": 3,
@@ -28,6 +29,8 @@ STATISTICS = {
     "alpha": 0.05,
     "reference": "xrec",
     "primary": None,
+    "clusters": "user",
+    "runs": "both",
 }
 SETTINGS = {"groups": 5, "metrics": ["bleurt", "bertscore_f1"], "statistics": STATISTICS}
 FIGURE = {"metrics": ["bleurt"], "confidence": 0.9}

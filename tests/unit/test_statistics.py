@@ -10,21 +10,17 @@ import pytest
 from scipy import stats
 
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.estimates import bootstrap_interval, estimates
 from xrec_repro.paper.appendix import write_statistics
 from xrec_repro.scores import describe, load_runs
 from xrec_repro.seeding import numpy_rng
-from xrec_repro.statistics import (
-    Settings,
-    bootstrap_interval,
-    compare_files,
-    compare_to_reference,
-    corrected,
-    estimates,
-)
+from xrec_repro.statistic_settings import Settings
+from xrec_repro.statistics import compare_files, compare_to_reference, corrected
 
 SECTION = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 199, "interval": "bca", "confidence": 0.95,
     "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "full", "primary": None,
+    "clusters": "user", "runs": "both",
 }  # fmt: skip
 SETTINGS = Settings.from_settings(SECTION)
 NAMES = ("f1", "judge")
@@ -87,13 +83,14 @@ def test_describe_leaves_missing_scores_out_and_counts_them():
         describe(np.array([np.nan, np.nan]))
 
 
-@pytest.mark.parametrize(("aspect", "statistic"), [("mean", np.mean), ("std", np.std)])
-def test_interval_is_scipys_with_the_named_seed(aspect, statistic):
+@pytest.mark.parametrize(("aspect", "statistic", "method"), [("mean", np.mean, "bca"), ("std", np.std, "percentile")])
+def test_interval_is_scipys_with_the_named_seed(aspect, statistic, method):
     values = scores(1)["f1"]
     theirs = stats.bootstrap(
-        (values,), statistic, n_resamples=199, rng=numpy_rng(0, "statistics", "bootstrap")
+        (values,), statistic, n_resamples=199, method=method, rng=numpy_rng(0, "statistics", "bootstrap")
     ).confidence_interval  # fmt: skip
-    ours = bootstrap_interval(np.r_[values, np.nan], aspect, SETTINGS)
+    settings = replace(SETTINGS, interval=method)
+    ours = bootstrap_interval(np.r_[values, np.nan], aspect, settings)
     assert ours == pytest.approx(tuple(theirs), rel=1e-9)
 
 

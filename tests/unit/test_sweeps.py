@@ -17,10 +17,11 @@ from tests.unit.test_figures import assert_readable
 from xrec_repro.config import expand_sweeps, load_config, merge, recommender, settings, sweep_members
 from xrec_repro.config_rules import check_config
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import write_json, write_table
 from xrec_repro.paper import curves
 from xrec_repro.paper.curves import figure_sweeps
-from xrec_repro.statistics import Settings, bootstrap_interval
+from xrec_repro.statistic_settings import Settings
 
 EXPERTS = {"base": "glassbox/xrec", "key": "adapter.experts", "values": [1, 8, 16]}
 STATISTICS = {
@@ -34,6 +35,8 @@ STATISTICS = {
     "alpha": 0.05,
     "reference": "xrec",
     "primary": None,
+    "clusters": "user",
+    "runs": "both",
 }
 METRICS = ["faithfulness_f1", "bertscore_f1", "validation_loss"]
 

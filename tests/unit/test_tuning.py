@@ -8,6 +8,7 @@ from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.explainer import shared_opening
 from xrec_repro.explainer.tuning import example_losses, held_out_losses, tune
+from xrec_repro.methods.xrec_fit import _drawn
 from xrec_repro.training import EarlyStopping
 
 SETTINGS = {
@@ -169,3 +170,11 @@ def test_what_all_prompts_begin_with_is_read_once_and_changes_nothing(explainer,
     again = example_losses(made, examples, encoded)
     assert torch.equal(again, losses)
     assert len(made._openings) == 1
+
+
+def test_some_of_the_examples_are_a_seeded_draw_in_their_order():
+    everything = list(range(100))
+    drawn = _drawn(everything, 10, 1)
+    assert len(set(drawn)) == 10 and drawn == sorted(drawn) and drawn != everything[:10]
+    assert drawn == _drawn(everything, 10, 1) != _drawn(everything, 10, 2)
+    assert _drawn(everything, None, 1) == _drawn(everything, 100, 1) == everything

@@ -141,7 +141,7 @@ rule make_table3:
 
 rule write_statistics:
     input:
-        **paper_inputs(None, "summary", "scores"),
+        **paper_inputs(None, "summary", "scores", "texts"),
     output:
         **paper_files("statistics/statistics", "json", "md", category="Numbers"),
     log:
@@ -156,16 +156,47 @@ rule write_statistics:
         runtime=scaled(60),
     params:
         settings={"rows": PLAN.rows(None), "statistics": config["statistics"]},
-        files=paper_paths(None, "summary", "scores"),
+        files=paper_paths(None, "summary", "scores", "texts"),
         metric_columns=COLUMNS,
         code=PLAN.digest("write_statistics"),
     script:
         "../scripts/write_statistics.py"
 
 
+rule write_questions:
+    input:
+        **paper_inputs(None, "summary", "scores", "explanations", "graph", "texts", "embeddings"),
+    output:
+        **paper_files("questions", "json", "md", category="Claims and audit"),
+    log:
+        f"{PAPER}/logs/write_questions.log",
+    benchmark:
+        f"{PAPER}/benchmarks/write_questions.tsv"
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        mem_mb=scaled(3000),
+        runtime=scaled(30),
+    params:
+        settings={
+            "rows": [
+                row | {"embeddings_as": PLAN.settings(row["dataset"], row["experiment"])["embeddings"]["as"]}
+                for row in PLAN.rows(None)
+            ],
+            "statistics": config["statistics"],
+            **CHOICES["questions"],
+        },
+        files=paper_paths(None, "summary", "scores", "explanations", "graph", "texts", "embeddings"),
+        metric_columns=COLUMNS,
+        code=PLAN.digest("write_questions"),
+    script:
+        "../scripts/write_questions.py"
+
+
 rule judge_claims:
     input:
-        **paper_inputs(None, "summary", "scores"),
+        **paper_inputs(None, "summary", "scores", "texts"),
         published=resource_inputs(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
     output:
         **paper_files("claims", "json", "md", category="Claims and audit"),
@@ -183,7 +214,7 @@ rule judge_claims:
         settings={"rows": PLAN.rows(None), "claims": config["claims"], "statistics": config["statistics"]},
         resources=Told(PLAN.resources),
         published=PLAN.resource_digests(*TABLE1, *TABLE2, "published/study_verdicts.csv"),
-        files=paper_paths(None, "summary", "scores"),
+        files=paper_paths(None, "summary", "scores", "texts"),
         metric_columns=COLUMNS,
         code=PLAN.digest("judge_claims"),
     script:
@@ -390,6 +421,7 @@ PAPER_FILES = [
         "statistics/groups.csv",
         "costs/jobs.csv",
         "claims.md",
+        "questions.md",
         "examples.md",
         "browse.html",
     )

@@ -1,7 +1,7 @@
 """The figure of the sweeps: scores and held-out loss over the values of a setting."""
 
 SWEPT = PLAN.swept()
-SWEPT_FILES = PLAN.files(SWEPT, "summary", "scores", "train")
+SWEPT_FILES = PLAN.files(SWEPT, "summary", "scores", "texts", "train")
 
 
 rule plot_sweeps:

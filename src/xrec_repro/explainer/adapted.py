@@ -35,7 +35,9 @@ def adapted_embeddings(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.
             continue
         fitted = load_fitted(Path(row["weights"]).parent)
         pair, config = adapters_of(fitted), fitted.facts
-        tables = embedding_tables(row["embeddings"], config["embeddings"], config["shape"]["inputs"], config["seed"])
+        inputs = config.get("adapter", {}).get("inputs", "given")
+        facts = config["embeddings"], config["shape"]["inputs"], config["seed"], inputs
+        tables = embedding_tables(row["embeddings"], *facts)
         with torch.no_grad():
             both = [pair.user(tables[0][users]), pair.item(tables[1][items])]
         points[row["experiment_label"]] = torch.cat(both).numpy()

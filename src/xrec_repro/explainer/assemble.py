@@ -35,7 +35,7 @@ def fresh_explainer(
     """
     llm = load_llm(settings["llm"], llm_folder, device)
     add_reserved_tokens(llm, settings["adapter"]["seed_tokens"])
-    users, items = embedding_tables(embeddings, settings["embeddings"], settings["embedding_width"], seed)
+    users, items = _tables(embeddings, settings, settings["adapter"], seed)
     pair = new_adapter(llm, users.shape[1], settings["adapter"], seed)
     return _explainer(llm, pair, settings["injection"], domain, settings["prompt"]["template"], users, items)
 
@@ -73,7 +73,7 @@ def tuned_explainer(
     """
     llm = load_llm(settings["llm"], llm_folder, device)
     pair, saved = unpack(fitted, llm), fitted.facts
-    users, items = embedding_tables(embeddings, settings["embeddings"], settings["embedding_width"], seed)
+    users, items = _tables(embeddings, settings, saved.get("adapter", {}), seed)
     if saved["shape"]["inputs"] != users.shape[1]:
         raise ModelError(
             f"the adapter reads embeddings of width {saved['shape']['inputs']}, {embeddings} has "
@@ -82,7 +82,14 @@ def tuned_explainer(
     return _explainer(llm, pair, saved["injection"], saved["domain"], saved["prompt"]["template"], users, items)
 
 
-def embedding_tables(path: Path | None, kind: str, width: int, seed: int) -> tuple[Tensor, Tensor]:
+def _tables(embeddings: Path | None, settings: dict[str, Any], adapter: dict[str, Any], seed: int) -> Any:
+    width, inputs = settings["embedding_width"], adapter.get("inputs", "given")
+    return embedding_tables(embeddings, settings["embeddings"], width, seed, inputs)
+
+
+def embedding_tables(
+    path: Path | None, kind: str, width: int, seed: int, inputs: str = "given"
+) -> tuple[Tensor, Tensor]:
     """Load the user and item tables, [users, inputs] and [items, inputs].
 
     Args:
@@ -91,6 +98,7 @@ def embedding_tables(path: Path | None, kind: str, width: int, seed: int) -> tup
             ``fixed``, one standard normal vector for all users and one for all items (study, section 4.3).
         width: Of the ``fixed`` vectors.
         seed: Of the permutation, or of the vectors.
+        inputs: ``given``, or ``unit``: each table is scaled to mean square 1, as the ``fixed`` vectors have by draw.
     """
     if kind == "fixed":
         # A view without memory of its own: any index has the same row.
@@ -100,6 +108,8 @@ def embedding_tables(path: Path | None, kind: str, width: int, seed: int) -> tup
     if kind == "shuffled":
         users = users[torch.randperm(len(users), generator=torch_generator(seed, "shuffled", "user"))]
         items = items[torch.randperm(len(items), generator=torch_generator(seed, "shuffled", "item"))]
+    if inputs == "unit":
+        users, items = (table / table.square().mean().sqrt() for table in (users, items))
     return users, items
 
 

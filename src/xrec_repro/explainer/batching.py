@@ -13,7 +13,7 @@ from torch import Tensor
 
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 
-_FAMILIES = ("llama", "mistral", "qwen2", "gemma")
+_FAMILIES = ("llama", "mistral", "qwen2", "gemma", "gpt2")
 _KERNELS = ("sdpa", "eager")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from xrec_repro.end_tokens import end_ids
 from xrec_repro.examples import Example
 from xrec_repro.explainer.batching import pad_left
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode, stop_tokens
@@ -60,8 +61,8 @@ def explain_batch(
 
 def stops_of(explainer: Explainer) -> dict[int, str]:
     """Return the tokens that end an explainer's texts, each with its finish reason."""
-    ends = explainer.llm.model.generation_config.eos_token_id
-    return stop_tokens(explainer.llm.tokenizer, explainer.encoder.template == "code", ends)
+    ends = end_ids(explainer.llm.model.generation_config.eos_token_id, explainer.encoder.end)
+    return stop_tokens(explainer.llm.tokenizer, explainer.encoder.template == "code", sorted(ends))
 
 
 def written(explainer: Explainer, encoded: Encoded, result: Decoded) -> Written:

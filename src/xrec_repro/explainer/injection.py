@@ -27,13 +27,14 @@ class Injector:
         model: A causal language model with separate q_proj, k_proj and v_proj (Llama, Mistral, Qwen2, Gemma, …).
         form: ``output``, ``input`` or ``none``.
         layers: ``all``, or the indices of the attention layers that are added to, 0 is the first.
+        scale: Factor of what is added; the papers and the original code have none, 1.
 
     Raises:
         ModelError: The model cannot take that form, or has no such layer.
     """
 
-    def __init__(self, model: nn.Module, form: str, layers: str | Sequence[int] = "all") -> None:
-        self.form = form
+    def __init__(self, model: nn.Module, form: str, layers: str | Sequence[int] = "all", scale: float = 1.0) -> None:
+        self.form, self.scale = form, scale
         self._active: tuple[Tensor, Tensor, Tensor, int] | None = None
         attentions = [m for m in model.modules() if all(hasattr(m, name) for name in PROJECTIONS)]
         _check_form(model, attentions, form)
@@ -87,6 +88,8 @@ class Injector:
         adapted, rows, positions, _ = self._active
         rows, positions = rows.to(hidden.device), positions.to(hidden.device)
         values = adapted.to(hidden.device, hidden.dtype)
+        if accumulate and self.scale != 1:
+            values = values * self.scale
         if accumulate and not torch.is_grad_enabled():  # no place comes twice; to add them up, a GPU sorts them first
             values, accumulate = hidden[rows, positions] + values, False
         return hidden.index_put((rows, positions), values, accumulate=accumulate)

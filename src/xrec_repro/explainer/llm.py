@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.explainer.prompts import RESERVED_TOKENS
-from xrec_repro.identity import model_digest
+from xrec_repro.lm.load import llm_place, load_causal
 from xrec_repro.seeding import torch_generator
 
 log = logging.getLogger("xrec_repro")
@@ -54,35 +54,21 @@ def load_llm(settings: dict[str, Any], folder: str | Path | None, device: str) -
 
     Args:
         settings: Section ``llm``.
-        folder: Where the model lies that the workflow pretrained, or the user's own; None for ``source: hub``, and for
+        folder: Where the model lies that the workflow pretrained, or the user's own; None for other sources, and for
             ``source: local`` to take ``path``.
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        ModelError: A local folder is missing or holds no model.
+        ModelError: It is not there, not what it should be, or cannot be loaded.
         ConfigError: 8 bit was asked for without its library or GPU.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    if settings["source"] == "hub":
-        where, options = settings["repo"], {"revision": settings["revision"]}
-        if Path(where).is_dir():  # transformers would take it, whatever the revision
-            raise ModelError(f"llm.repo: {where} is a folder here; set llm.source to local and llm.path, or move it")
-        name = identity = f"{where}@{settings['revision']}"
-    else:
-        where, options = Path(folder or settings["path"]).expanduser(), {}
-        if not (where / "config.json").is_file():
-            raise ModelError(f"{where}: no language model here (config.json is missing); check llm.path")
-        name, identity = where.name, model_digest(where)
-    if settings["quantisation"] == "8bit":
-        options["quantization_config"] = _eight_bit(device)
-    tokenizer = AutoTokenizer.from_pretrained(where, **{k: v for k, v in options.items() if k == "revision"})
-    model = AutoModelForCausalLM.from_pretrained(
-        where, dtype=getattr(torch, settings["dtype"]), attn_implementation=settings["attention"], **options
-    )
+    place = llm_place(settings, folder)
+    options = {"quantization_config": _eight_bit(device)} if settings["quantisation"] == "8bit" else {}
+    dtype, attention = getattr(torch, settings["dtype"]), settings["attention"]
+    model, tokenizer = load_causal(place, "llm.path", dtype=dtype, attn_implementation=attention, **options)
     if settings["quantisation"] == "none":
         model = model.to(device)
-    return LanguageModel(freeze(model), tokenizer, name, identity)
+    return LanguageModel(freeze(model), tokenizer, place.name, place.identity)
 
 
 def freeze(model: nn.Module) -> nn.Module:

@@ -1,11 +1,13 @@
 """Prompts of the study, and their token ids with the positions and labels that tuning needs.
 
-Two templates:
+Three templates:
 
 * ``code`` is what XRec's public code feeds the model (HKUDS/XRec, commit 79e2cd4): the explanation stands inside
   ``[INST]``, the text of the test prompt is the same without it, and BOS occurs twice (the literal ``<s>`` plus the
   tokenizer's own).
 * ``fixed`` is the sound form: the explanation follows ``[/INST]``, one BOS, and EOS is taught.
+* ``chat`` is the sound form for models that were tuned on other marks than Llama 2's: system message and fields through
+  the tokenizer's own chat template, the explanation being the assistant's turn, whose end is taught.
 
 Special tokens are the templates' alone: a title, profile or explanation that spells one stays text. Titles and profiles
 that the model's context has no room for are cut.
@@ -19,6 +21,7 @@ from typing import Any
 
 from xrec_repro.errors import ModelError
 from xrec_repro.examples import Example
+from xrec_repro.lm.chat import ChatTemplate, Turns
 from xrec_repro.special_tokens import Speller, special_tokens, speller
 
 log = logging.getLogger("xrec_repro")
@@ -59,7 +62,7 @@ def prompt_text(example: Example, domain: str, template: str, train: bool, recor
     Args:
         example: The interaction.
         domain: ``book`` or ``business``.
-        template: ``code`` or ``fixed``.
+        template: ``code`` or ``fixed``; ``chat`` is the tokenizer's (`PromptEncoder`).
         train: Whether the reference explanation is part of the text.
         records: Whether the prompt has the reserved tokens at all; without them ("w/o embeddings") a model reads
             titles and profiles alone.
@@ -67,23 +70,20 @@ def prompt_text(example: Example, domain: str, template: str, train: bool, recor
     Returns:
         The text that goes to the tokenizer, which adds its own BOS. The EOS of ``fixed`` is added as an id.
     """
-    description = _description(example, domain)
-    if records:
-        description = f"user record: {USER_EMBED} {domain} record: {ITEM_EMBED} {description} {EXPLAIN_POS}"
-    body = f"<<SYS>>{SYSTEM[domain]}<</SYS>>{description}"
+    body = f"<<SYS>>{SYSTEM[domain]}<</SYS>>{_description(example, domain, records)}"
     explanation = f" {example.reference}" if train else ""
     if template == "code":
         return f"<s>[INST] {body}{explanation}[/INST]"
     return f"[INST] {body}[/INST]{explanation}"
 
 
-def _description(example: Example, noun: str) -> str:
+def _description(example: Example, noun: str, records: bool) -> str:
     text = f"{noun} name: {example.title}"
     if example.user_profile is not None:
         text += f" user profile: {example.user_profile}"
     if example.item_profile is not None:
         text += f" {noun} profile: {example.item_profile}"
-    return text
+    return f"user record: {USER_EMBED} {noun} record: {ITEM_EMBED} {text} {EXPLAIN_POS}" if records else text
 
 
 class PromptEncoder:
@@ -91,6 +91,9 @@ class PromptEncoder:
 
     Attributes:
         cut: Example id -> item id, of the examples whose title or profiles were cut to fit the context.
+
+    Raises:
+        ModelError: The template is ``chat``, and the tokenizer's does not serve.
     """
 
     def __init__(self, tokenizer: Any, domain: str, template: str, context: int, records: bool = True) -> None:
@@ -100,24 +103,30 @@ class PromptEncoder:
         self.context = context
         self.records = records
         self.cut: dict[str, str] = {}
+        self._turns = Turns(ChatTemplate(tokenizer, "the language model")) if template == "chat" else None
         self._reserved = {token: tokenizer.convert_tokens_to_ids(token) for token in RESERVED_TOKENS}
         self._spell = speller({*RESERVED_TOKENS, *special_tokens(tokenizer)})
+
+    @property
+    def end(self) -> int | None:
+        """Id of the token that the template ends an explanation with; None for the model's own EOS alone."""
+        return self._turns and self._turns.end
 
     def train(self, example: Example) -> Encoded:
         """Encode prompt and explanation with labels.
 
         With ``code`` the targets are <EXPLAIN_POS>, the explanation and the pieces of ``[/INST]``; with ``fixed``
-        the explanation and EOS.
+        the explanation and EOS; with ``chat`` the explanation and what ends the turn.
 
         Raises:
             ModelError: The explanation is longer than the model's context has room for.
         """
-        ends = 0 if self.template == "code" else 1  # EOS
+        ends = 1 if self.template == "fixed" else 0  # EOS
         example, ids = self._fit(example, True, ends, "with its explanation")
         if self.template == "code":
             start = ids.index(self._reserved[EXPLAIN_POS])
         else:
-            ids.append(self.tokenizer.eos_token_id)
+            ids += [self.tokenizer.eos_token_id] * ends
             start = _common_prefix(ids, self._tokenize(example, train=False))
         labels = [IGNORED_LABEL] * start + ids[start:]
         return Encoded(ids, labels, self._positions(ids))
@@ -180,6 +189,9 @@ class PromptEncoder:
         return None
 
     def _tokenize(self, example: Example, train: bool) -> list[int]:
+        if self._turns:
+            asked = _description(example, self.domain, self.records)
+            return self._turns.ids(SYSTEM[self.domain], asked, example.reference if train else None)
         return self.tokenizer(prompt_text(example, self.domain, self.template, train, self.records))["input_ids"]
 
     def _positions(self, ids: Sequence[int]) -> tuple[int, ...]:

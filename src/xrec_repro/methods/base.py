@@ -99,6 +99,7 @@ class Method:
         any_pair: Whether it explains any pair that it is given, not only those of the test split.
         trained: Whether it has something to learn, …
         trained_on: … and what of its needs the configuration must leave it for that ("w/o embeddings" trains nothing).
+        reads_test: Whether `fit` is given the examples of split test, too: for what an author did that should not be.
         modules: ``fit`` and ``write`` -> the module whose ``FIT`` or ``WRITE`` does it, where that is not this class:
             an edit of how texts are written then trains nothing again.
     """
@@ -112,6 +113,7 @@ class Method:
     any_pair: ClassVar[bool] = True
     trained: ClassVar[bool] = False
     trained_on: ClassVar[frozenset[str]] = frozenset()
+    reads_test: bool = False
     modules: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, settings: Settings, run: Run) -> None:

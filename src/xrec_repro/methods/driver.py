@@ -47,7 +47,7 @@ def fit(method: Method, examples: Sequence[Example], folder: Path) -> dict[str, 
 
     Args:
         method: As made for ``fit``.
-        examples: Of all splits; it is given those of train and val.
+        examples: Of all splits; it is given those of train and val, and those of test if it reads them.
         folder: Receives ``weights.safetensors``, ``method.json`` and ``training.parquet``.
 
     Returns:
@@ -57,7 +57,7 @@ def fit(method: Method, examples: Sequence[Example], folder: Path) -> dict[str, 
         DataError: There are no train examples, or one lacks what the method needs.
         ModelError: A tensor is not finite.
     """
-    seen = [example for example in examples if example.split != "test"]
+    seen = [example for example in examples if example.split != "test" or method.reads_test]
     if not any(example.split == "train" for example in seen):
         raise DataError("tuning: the train split has no examples with texts; check split.ratios and split.max_texts")
     _check_needs(method, seen)

@@ -11,6 +11,7 @@ from xrec_repro.explainer.llm import weights_digest
 from xrec_repro.explainer.tuning import held_out_losses, tune
 from xrec_repro.methods.base import Fitted
 from xrec_repro.methods.xrec import XRec
+from xrec_repro.seeding import numpy_rng
 from xrec_repro.training import curve_rows
 
 KEPT = ("prompt", "injection", "embeddings", "adapter", "tuning")
@@ -23,10 +24,10 @@ class Fitting(XRec):
     """
 
     def fit(self, examples: Sequence[Example]) -> Fitted:
-        """Tune on the train split, at most ``tuning.max_examples`` of it in the file's order."""
+        """Tune on the train split, or on a draw of ``tuning.max_examples`` of it, by the run's seed."""
         explainer = fresh_explainer(**self.parts)
         tuning = self.run.sections["tuning"]
-        train = [e for e in examples if e.split == "train"][: tuning["max_examples"]]
+        train = _drawn([e for e in examples if e.split == "train"], tuning["max_examples"], self.run.seed)
         frozen = weights_digest(explainer.llm.model)
         steps = tune(explainer, train, tuning, self.run.seed, self.run.checkpoint, self.run.identity)
         curve = curve_rows(steps)
@@ -45,6 +46,14 @@ class Fitting(XRec):
             "language_model_unchanged": unchanged,
         }
         return Fitted(tensors=tensors, facts=facts, curve=curve, report=report)
+
+
+def _drawn(examples: list[Example], most: int | None, seed: int) -> list[Example]:
+    """Return so many examples at most, drawn at random, in the order that they had."""
+    if most is None or most >= len(examples):
+        return examples
+    chosen = numpy_rng(seed, "tuning", "examples").choice(len(examples), most, replace=False)
+    return [examples[place] for place in np.sort(chosen)]
 
 
 FIT = Fitting

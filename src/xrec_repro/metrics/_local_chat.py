@@ -13,16 +13,15 @@ from torch import Tensor
 from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ModelError
 from xrec_repro.identity import digest_json
-from xrec_repro.metrics._judge import SYSTEM_PROMPT, question
+from xrec_repro.lm.chat import ChatTemplate
+from xrec_repro.metrics._judge import question
 from xrec_repro.profiles.replies import Messages
 from xrec_repro.special_tokens import special_tokens, speller
 
-# Llama 3's templates write a date into the system turn: 3.1 this one, 3.2 today's. Said aloud, it is always this one.
-_DATE = "26 Jul 2024"
 MOST_STARTS = 2  # tokens in a decoder before the reply
 
 
-class ChatFormat:
+class ChatFormat(ChatTemplate):
     """Turns conversations into the text and the tokens that a model was tuned on, by its chat template.
 
     The special tokens of a prompt are the template's: a message that spells one stays text.
@@ -33,8 +32,6 @@ class ChatFormat:
         model: Name of the model, for errors.
 
     Attributes:
-        takes_system: Whether the template shows a system message; if not (it refuses or drops it), the system text is
-            put at the head of the user's message.
         digest: Of the template applied to a fixed conversation.
 
     Raises:
@@ -42,16 +39,13 @@ class ChatFormat:
     """
 
     def __init__(self, tokenizer: Any, metric: str, model: str) -> None:
-        self.tokenizer, self._name = tokenizer, f"{metric}: {model}"
         self._spell = speller(special_tokens(tokenizer))
-        if not tokenizer.chat_template:
-            raise ModelError(f"{self._name} has no chat template; choose a model that is tuned for chat")
-        self.takes_system = True
-        try:
-            self.takes_system = SYSTEM_PROMPT in self._render(question("", ""))
-        except TemplateError:
-            self.takes_system = False
+        super().__init__(tokenizer, f"{metric}: {model}")
         self.digest = digest_json(self.text(question("P", "R")))[:12]
+
+    def render(self, messages: Messages, prompt: bool = True) -> str:
+        """Write a conversation, in which no message spells a special token."""
+        return super().render([{**one, "content": self._spell(one["content"])} for one in messages], prompt)
 
     def text(self, messages: Messages) -> str:
         """Return the prompt: the conversation up to where the model's turn begins.
@@ -60,16 +54,12 @@ class ChatFormat:
             ModelError: The template refuses the conversation.
         """
         try:
-            return self._render(messages)
+            return self.render(messages)
         except TemplateError as error:
             raise ModelError(
-                f"{self._name}: its chat template refuses the conversation ({error}); choose another model, or set "
+                f"{self.name}: its chat template refuses the conversation ({error}); choose another model, or set "
                 "attempts to 1 if it refuses further turns"
             ) from error
-
-    def ids(self, text: str) -> list[int]:
-        """Return the tokens of a prompt; the template has already written the special ones."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def reply_ids(self, replies: Sequence[str], apart: bool = False) -> list[tuple[int, ...]]:
         """Return the tokens of replies as they follow a prompt, without an end.
@@ -89,7 +79,7 @@ class ChatFormat:
             tokens = tuple(whole[len(before) :])
             if whole[: len(before)] != before or self.tokenizer.decode(tokens).strip() != reply:
                 raise ModelError(
-                    f"{self._name}: its tokenizer cannot write {reply!r} as tokens of their own after the prompt; "
+                    f"{self.name}: its tokenizer cannot write {reply!r} as tokens of their own after the prompt; "
                     "set metrics.llamascore.mode to parse"
                 )
             found.append(tokens)
@@ -98,20 +88,11 @@ class ChatFormat:
     def _lead(self, prompt: str, reply: str) -> str:
         # Llama 2's template puts a space between the prompt and the reply, and so the model begins with it.
         try:
-            whole = self._render([*question("P", "R"), {"role": "assistant", "content": reply}], prompt=False)
+            whole = self.render([*question("P", "R"), {"role": "assistant", "content": reply}], prompt=False)
         except TemplateError:
             return ""
         lead, _, _ = whole.removeprefix(prompt).partition(reply)
         return lead if whole.startswith(prompt) and not lead.strip() else ""
-
-    def _render(self, messages: Messages, prompt: bool = True) -> str:
-        messages = [{**message, "content": self._spell(message["content"])} for message in messages]
-        if not self.takes_system:
-            (system, user), rest = messages[:2], messages[2:]
-            messages = [{**user, "content": f"{system['content']}\n\n{user['content']}"}, *rest]
-        return self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=prompt, date_string=_DATE
-        )
 
 
 def stop_ids(tokenizer: Any, config: Any, model: str | Path, **options: Any) -> frozenset[int]:

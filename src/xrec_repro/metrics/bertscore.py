@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.identity import versions
+from xrec_repro.lm.load import load_pretrained, local_folder, require_revision, shown_model
 from xrec_repro.metrics._batches import count_texts, length_sorted, warn_of
-from xrec_repro.metrics._models import load_pretrained, local_folder, require_revision, shown_model, torch_device
+from xrec_repro.metrics._models import torch_device
 from xrec_repro.metrics.base import Metric
 from xrec_repro.metrics.columns import Column
 from xrec_repro.progress import track

@@ -31,7 +31,8 @@ class Div(FeatureMetric):
         if len(predictions) < 2:
             raise DataError(f"{self.name}: one text has no other to compare it with; explain two examples or more")
         each, texts = named_by_all(predictions, features)
-        common = np.array([sum(texts[feature] - 1 for feature in one) for one in each], dtype=np.float64)
+        others = {feature: count - 1 for feature, count in texts.items()}
+        common = np.array([sum(map(others.__getitem__, one)) for one in each], dtype=np.float64)
         return {"div": common / (len(each) - 1)}, {}
 
 

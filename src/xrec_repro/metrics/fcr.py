@@ -27,7 +27,8 @@ class Fcr(FeatureMetric):
         self, predictions: Sequence[str], references: Sequence[str], features: Features
     ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
         each, texts = named_by_all(predictions, features)
-        shares = np.array([sum(1 / texts[feature] for feature in sorted(one)) for one in each])
+        part = {feature: 1 / count for feature, count in texts.items()}
+        shares = np.array([sum(map(part.__getitem__, sorted(one))) for one in each])
         return {"fcr": shares * (len(each) / len(features.known))}, {"features_named": len(texts)}
 
 

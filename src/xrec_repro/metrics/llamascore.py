@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xrec_repro.identity import versions
+from xrec_repro.lm.load import load_pretrained, local_folder, require_revision, shown_model
 from xrec_repro.metrics._batches import count_empty, length_sorted, warn_of
 from xrec_repro.metrics._judge import HIGHEST, LOWEST, check_setting, judge, protocol_digest, question, warn_missing
 from xrec_repro.metrics._local_chat import (
@@ -21,14 +22,7 @@ from xrec_repro.metrics._local_chat import (
     read_shared,
     stop_ids,
 )
-from xrec_repro.metrics._models import (
-    load_pretrained,
-    local_folder,
-    require_revision,
-    shown_model,
-    torch_device,
-    torch_dtype,
-)
+from xrec_repro.metrics._models import torch_device, torch_dtype
 from xrec_repro.metrics.base import Metric, Scored
 from xrec_repro.metrics.columns import Column
 from xrec_repro.profiles.chat_models import decode_reply

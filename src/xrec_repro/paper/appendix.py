@@ -7,17 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from xrec_repro.errors import DataError
+from xrec_repro.estimates import Estimate, estimates
 from xrec_repro.io import write_json, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.render import number, p_value, span, text_table
+from xrec_repro.run_effects import scope_note
 from xrec_repro.scores import Run, load_runs
-from xrec_repro.statistics import Comparison, Estimate, Settings, compare_to_reference, estimates
+from xrec_repro.statistic_settings import Settings
+from xrec_repro.statistics import Comparison, compare_to_reference
 
 EXPLORATORY = (
     "Exploratory: no primary metric (`statistics.primary`). p is as it is, not corrected for the number of comparisons "
     "(so no p Holm), and decides nothing; where so many are looked at, some are small by chance."
 )
-COMPARISON_HEADS = ("Difference", "Interval", "p", "p Holm", "Effect", "Wins", "N")
+COMPARISON_HEADS = ("Difference", "Interval", "p", "p runs", "p Holm", "Effect", "Wins", "N")
+FEWEST_EFFECTIVE = 50
+UNSURE = (
+    f"‡ Few texts decide this standard deviation: n over the kurtosis is less than {FEWEST_EFFECTIVE}, and such an "
+    "interval holds the truth less often than it says. Look at the texts far off (examples.md counts broken ones)."
+)
+USERS = {"user": " (those of a user together)", "none": ""}
 DECISIONS = {1: "better", -1: "worse", 0: "–"}
 _FINDINGS = ("dataset", "experiment", "label", "kind", "few", "seeds")
 
@@ -41,7 +50,7 @@ def write_statistics(
     if not rows:
         raise DataError(f"{out_json}: there is nothing to describe; name an experiment in run.experiments")
     runs = load_runs(rows)
-    found = [(run, estimates(run.files, list(run.signatures), settings, run.corpus)) for run in runs]
+    found = [(run, estimates(run.files, list(run.signatures), settings, run.corpus, run.texts)) for run in runs]
     compared = compare_to_reference(rows, settings.reference, settings)
     record = {
         "settings": asdict(settings),
@@ -59,12 +68,16 @@ def write_statistics(
     write_text(out_md, _estimates_table(found, settings) + "\n" + _comparisons_table(runs, compared, settings))
 
 
+def _is_unsure(one: Estimate) -> bool:
+    return one.std is not None and one.effective_n < FEWEST_EFFECTIVE
+
+
 def comparison_cells(one: Comparison) -> list[str]:
     """Return the cells under `COMPARISON_HEADS`."""
     wins = "–" if one.superiority is None else f"{one.superiority:.1%}"
     effect = one.d_z if one.aspect == "mean" else one.ratio
-    texts = [number(one.difference), span(one.low, one.high), p_value(one.p), p_value(one.p_holm), number(effect)]
-    return [*texts, wins, str(one.n)]
+    p_values = [p_value(p) for p in (one.p, one.p_runs, one.p_holm)]
+    return [number(one.difference), span(one.low, one.high), *p_values, number(effect), wins, str(one.n)]
 
 
 def comparison_note(settings: Settings, family: int) -> str:
@@ -72,7 +85,9 @@ def comparison_note(settings: Settings, family: int) -> str:
     which = "" if settings.primary is None else f" of primary metrics ({', '.join(settings.primary) or 'none'})"
     note = (
         f"Interval: {settings.confidence:.0%}, {settings.interval} bootstrap. p: two-sided, paired {settings.test} "
-        f"test. Holm: corrected for all {family} tests{which}. A difference counts at alpha {settings.alpha} "
+        f"test{USERS[settings.clusters]}, or p runs, the t-test of what trainings differ by, if that is larger; the "
+        "interval reaches as far as either's. "
+        f"Holm: corrected for all {family} tests{which}. A difference counts at alpha {settings.alpha} "
         f"(correction: {settings.correction}). Effect: d_z of means, ratio of standard deviations. Wins: share of "
         "examples where the first scores higher, ties counting half. N: examples scored for both."
     )
@@ -83,10 +98,11 @@ def comparison_note(settings: Settings, family: int) -> str:
     return note
 
 
-def run_notes(runs: Iterable[Run]) -> list[str]:
+def run_notes(runs: Iterable[Run], settings: Settings) -> list[str]:
     """Return what must be said of these runs: demo, subsets, seeds."""
     runs = list(runs)
     notes = warnings(run.kind for run in runs)
+    notes += [scope_note({len(run.seeds) for run in runs}, settings.runs)] if runs else []
     if any(run.few for run in runs):
         notes.append("† Only a part of the test set was explained; comparisons are on the examples in common.")
     if any(len(run.seeds) > 1 for run in runs):
@@ -96,20 +112,23 @@ def run_notes(runs: Iterable[Run]) -> list[str]:
 
 def _estimates_table(found: Sequence[tuple[Run, Sequence[Estimate]]], settings: Settings) -> str:
     bounds = f"{settings.confidence:.0%} interval"
+    how = "; its interval: studentised, of its logarithm" if settings.interval == "bca" else ""
     lines = []
     signatures: dict[str, dict[str, None]] = defaultdict(dict)
     for run, ones in found:
         for one in ones:
             signatures[run.signatures[one.metric]][one.metric] = None
             mean = [number(one.mean), span(one.mean_low, one.mean_high)]
-            std = [number(one.std), span(one.std_low, one.std_high)]
+            std = [number(one.std), span(one.std_low, one.std_high) + "‡" * _is_unsure(one)]
             cells = [_marked(run), one.metric, *mean, *std, number(one.seed_sd), str(one.n), str(one.missing)]
             lines.append((run.dataset_label, cells))
     notes = [
-        f"Intervals: {settings.interval} bootstrap over examples, {settings.bootstrap_samples} samples. They do not "
-        "tell how a newly trained model would score: the sd over seeds does. Std: over examples (population).",
+        f"Intervals: {settings.interval} bootstrap over examples{USERS[settings.clusters]}, "
+        f"{settings.bootstrap_samples} samples. They do not "
+        f"tell how a newly trained model would score: the sd over seeds does. Std: over examples (population){how}.",
         "Scores of a whole set of texts, such as USR, have none: their examples are not independent.",
-        *run_notes(run for run, _ in found),
+        *([UNSURE] if any(map(_is_unsure, (one for _, ones in found for one in ones))) else []),
+        *run_notes((run for run, _ in found), settings),
     ]
     return text_table(
         "Scores, and how sure they are.",

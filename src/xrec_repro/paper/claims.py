@@ -23,7 +23,7 @@ from xrec_repro.paper.claims_evidence import Evidence, Findings, Least, Publishe
 from xrec_repro.paper.render import number, p_value, text_table
 from xrec_repro.published import load_stated_verdicts
 from xrec_repro.scores import Run, load_runs
-from xrec_repro.statistics import Settings
+from xrec_repro.statistic_settings import Settings
 
 PAPERS = ("xrec", "study")
 Claims = Mapping[str, Any]  # the section `claims` of the configuration
@@ -202,7 +202,7 @@ class Judged:
 
 def report(judged: Sequence[Judged], runs: Sequence[Run], settings: Settings, least: Least) -> str:
     """Return claims.md."""
-    parts = [_INTRO, _verdicts(judged, runs)]
+    parts = [_INTRO, _verdicts(judged, runs, settings)]
     disagreements = [line for one in judged for line in _disagreements(one)]
     if disagreements:
         parts += ["## Where statements and numbers disagree\n", "\n".join(disagreements) + "\n"]
@@ -210,7 +210,7 @@ def report(judged: Sequence[Judged], runs: Sequence[Run], settings: Settings, le
     return "\n".join(parts)
 
 
-def _verdicts(judged: Sequence[Judged], runs: Sequence[Run]) -> str:
+def _verdicts(judged: Sequence[Judged], runs: Sequence[Run], settings: Settings) -> str:
     lines = []
     for one in judged:
         cells = [f"{one.key}: {one.rule['name']}"]
@@ -227,7 +227,9 @@ def _verdicts(judged: Sequence[Judged], runs: Sequence[Run]) -> str:
     heads = ["Claim"]
     for name in _NAMES.values():
         heads += [f"{name}: stated", f"{name}: by its numbers"]
-    return text_table("", [*heads, "This run", "This run: by directions alone"], [], lines, notes + run_notes(runs))
+    return text_table(
+        "", [*heads, "This run", "This run: by directions alone"], [], lines, notes + run_notes(runs, settings)
+    )
 
 
 def _disagreements(one: Judged) -> Iterator[str]:

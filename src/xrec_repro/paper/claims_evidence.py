@@ -16,7 +16,8 @@ from xrec_repro.errors import ConfigError
 from xrec_repro.metrics.columns import stated_column
 from xrec_repro.published import PublishedScores, load_published_table1, load_published_table2, study_name
 from xrec_repro.scores import Run, describe, read_scores
-from xrec_repro.statistics import Comparison, Settings, compare_runs, corrected, direction, welch
+from xrec_repro.statistic_settings import Settings
+from xrec_repro.statistics import Comparison, compare_runs, corrected, direction, welch
 
 Rule = Mapping[str, Any]
 Systems = Mapping[str, Mapping[str, str | None]]  # name -> experiment, published
@@ -216,12 +217,19 @@ class PublishedNumbers:
     def find(self, paper: str, dataset: str | None, system: str) -> PublishedScores | None:
         """Return the row of a system that a paper (``xrec`` or ``study``) prints for a data set, if it does.
 
-        The study trained no baselines: of those (systems without an experiment) it reprints the XRec paper's rows.
+        The study trained no baselines: of those it reprints the XRec paper's rows.
         """
-        entry = self._systems[system]
-        name = study_name(entry["published"] or "")
-        papers = (paper,) if entry["experiment"] else (paper, "xrec")
-        return next((self._rows[key] for at in papers if (key := (at, dataset, name)) in self._rows), None)
+        papers = (paper, "xrec") if self.reprinted(system) else (paper,)
+        keys = [(at, dataset, self._name(system)) for at in papers]
+        return next((self._rows[key] for key in keys if key in self._rows), None)
+
+    def reprinted(self, system: str) -> bool:
+        """Tell whether a system is a baseline: published, and not run by the study."""
+        name = self._name(system)
+        return bool(name) and not any((at, model) == ("study", name) for at, _, model in self._rows)
+
+    def _name(self, system: str) -> str:
+        return study_name(self._systems[system]["published"] or "")
 
     def findings(self, rule: Rule, paper: str) -> Findings:
         """Return what the numbers printed by a paper say of a claim: directions, for there is nothing to test."""
@@ -265,8 +273,9 @@ def run_findings(
 ) -> Findings:
     """Return what this run's scores say of a claim.
 
-    Experiments are compared by paired tests, corrected for their number. With a system that has no experiment, its
-    published numbers are compared, by direction, where the metric was scored as they were.
+    Experiments are compared by paired tests, corrected for their number. Of a system that has no experiment, and of a
+    baseline whose experiment did not run, the published numbers are compared, by direction, where the metric was scored
+    as they were.
 
     Args:
         rule: The claim's.
@@ -297,12 +306,12 @@ def run_findings(
                 for other in rule["against"]:
                     experiment = systems[other]["experiment"]
                     about = common | {"other": other}
-                    if experiment is None:
+                    if experiment is None or (experiment not in present and published.reprinted(other)):
                         _compare_published(found, rule, run, published, comparable, least, about)
                     elif experiment not in present:
                         found.gaps[f"{label}: no experiment in this run for {other}"] += 1
                     else:
-                        tests = compare_runs(run, present[experiment], settings, rule["metrics"])
+                        tests = compare_runs(run, present[experiment], settings, rule["metrics"], present.values())
                         unequal = run.corpus & present[experiment].corpus - {one.metric for one in tests}
                         found.add_tests(rule, tests, unequal, least, **about)
     found.decide(settings)

@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.estimates import estimates
 from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.rows import ranges
@@ -30,7 +31,7 @@ from xrec_repro.paper.style import (
     series_legend,
 )
 from xrec_repro.scores import VALIDATION_LOSS, Run, load_runs, validation_loss
-from xrec_repro.statistics import Settings, estimates
+from xrec_repro.statistic_settings import Settings
 
 _CURVE = pa.schema({"step": pa.int32(), "loss": pa.float64()})
 _COVERED = (0.5, 99.5)  # percentiles of the raw losses that the axis covers
@@ -271,7 +272,7 @@ def _numbers(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str], statisti
 def _score(run: Run, metric: str, statistics: Settings) -> Numbers | None:
     if metric not in run.signatures:
         return None
-    found = estimates(run.files, [metric], statistics, run.corpus)[0]
+    found = estimates(run.files, [metric], statistics, run.corpus, run.texts)[0]
     return {
         "mean": found.mean,
         "low": found.mean_low,

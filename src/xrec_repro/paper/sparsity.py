@@ -4,7 +4,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,17 @@ from matplotlib.axes import Axes
 
 from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
 from xrec_repro.paper.rows import ranges
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
 from xrec_repro.scores import by_experiment, read_scores, reason_of, refuse_repeats
-from xrec_repro.statistics import Settings, bootstrap_interval
+from xrec_repro.statistic_settings import Settings
 
 ZERO_SHOT = "zero-shot"
 _NOTHING_SCORED = "paper.sparsity.metrics: none of {} is scored; name others or score one"
-Interval = Callable[[np.ndarray], tuple[float, float]]
+Interval = Callable[[np.ndarray, np.ndarray], tuple[float, float]]  # of scores, and whose they are
 FEWEST = 10  # scores that an interval is made from: a bootstrap of fewer says little, and what it says is too narrow
 _DODGE = 0.09  # between experiments, in groups
 _ORDERS = {
@@ -111,7 +111,7 @@ def scores_by_group(
         scores: Metric -> one score an example, NaN where it could not be scored.
         example_users: The user of each example; where examples are grouped (`example_groups`), the example itself.
         user_groups: User -> group (`sparsity_groups`), or example -> group.
-        interval: Ends of an interval around the mean of some scores.
+        interval: Ends of an interval around the mean of some scores, whose users (`example_users`) stand beside them.
 
     Returns:
         A row each group, ``tst1`` first and ``zero-shot`` last: group, n (examples) and scores (metric -> mean, low,
@@ -127,19 +127,21 @@ def scores_by_group(
         if len(values) != len(example_users):
             raise DataError(f"sparsity: {len(values)} scores of {metric} for {len(example_users)} examples")
     members = np.array([user_groups[user] for user in example_users])
+    users = np.unique(np.asarray(example_users), return_inverse=True)[1]
     rows = []
     for group in sorted(set(user_groups.values()), key=_group_rank):
         chosen = {metric: np.asarray(values, dtype=float)[members == group] for metric, values in scores.items()}
-        means = {metric: _mean(values[~np.isnan(values)], interval) for metric, values in chosen.items()}
+        means = {metric: _mean(values, users[members == group], interval) for metric, values in chosen.items()}
         known = {metric: mean for metric, mean in means.items() if mean is not None}
         rows.append({"group": group, "n": int((members == group).sum()), "scores": known})
     return rows
 
 
-def _mean(values: np.ndarray, interval: Interval) -> tuple[float, float | None, float | None] | None:
+def _mean(values: np.ndarray, users: np.ndarray, interval: Interval) -> tuple[float, float | None, float | None] | None:
+    values, users = values[~np.isnan(values)], users[~np.isnan(values)]
     if not len(values):
         return None
-    low, high = interval(values) if len(values) >= FEWEST else (None, None)
+    low, high = interval(values, users) if len(values) >= FEWEST else (None, None)
     return float(values.mean()), low, high
 
 
@@ -176,7 +178,10 @@ def write_sparsity(
     if settings["groups"] not in (5, 3):
         raise ConfigError(f"paper.sparsity.groups: {settings['groups']!r}; say 5 (XRec) or 3 (GaVaMoE)")
     statistics = Settings.from_settings(settings["statistics"])
-    interval = partial(bootstrap_interval, aspect="mean", settings=statistics)
+
+    def interval(values: np.ndarray, users: np.ndarray) -> tuple[float, float]:
+        return bootstrap_interval(values, "mean", statistics, users)
+
     members: dict[tuple[str, str], _Members] = {}
     found = []
     for runs in by_experiment(rows):

@@ -19,6 +19,7 @@ from xrec_repro.published import (
     load_published_table2,
     study_name,
 )
+from xrec_repro.run_effects import FEWEST, scope_note
 from xrec_repro.scores import reason_of
 
 # The study's, in its order, and faithfulness.
@@ -260,6 +261,9 @@ def _notes(table: _Table) -> list[str]:
             "measured − study: the row above less the study's row of the same data set and model, where they compare."
         )
     notes += warnings(kinds)
+    measured = {row.seeds for row in rows if row.kind not in ("published", "bound") and row.seeds}
+    if measured and min(measured) < FEWEST:
+        notes.append(scope_note(measured, "fixed"))
     if any(row.seeds > 1 for row in rows):
         notes.append("Rows with several seeds are means over the seeds; the CSV file gives their spread.")
     return notes

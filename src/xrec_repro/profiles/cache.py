@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from xrec_repro.errors import DataError, ModelError
-from xrec_repro.identity import digest_json, model_digest
+from xrec_repro.identity import digest_json, model_digest, sha256_file
 from xrec_repro.io import atomic_path
 from xrec_repro.profiles.chat_models import DTYPE, Settings, check_url
 from xrec_repro.profiles.replies import Completion, Messages
@@ -139,7 +139,7 @@ def model_place(settings: Settings, section: str = "profiles.chat") -> str:
     if settings["base_url"]:
         return "a server" if settings["revision"] else check_url(settings["base_url"], section)[0].rstrip("/")
     folder = Path(settings["model"]).expanduser()
-    if not folder.is_dir():
+    if not folder.exists():
         return f"hub {DTYPE}"
     try:
         return f"{_digest_once(folder)} {DTYPE}"
@@ -150,4 +150,4 @@ def model_place(settings: Settings, section: str = "profiles.chat") -> str:
 @lru_cache
 def _digest_once(folder: Path) -> str:
     """Return the digest of a model; within a process, whose every prompt asks for it, the folder is read once."""
-    return model_digest(folder)
+    return sha256_file(folder) if folder.is_file() else model_digest(folder)

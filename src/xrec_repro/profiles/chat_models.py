@@ -260,30 +260,20 @@ class LocalModel:
     """
 
     def __init__(self, settings: Settings, seed: int, device: str) -> None:
-        from safetensors import SafetensorError
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        from xrec_repro.metrics._models import local_folder, require_revision, shown_model
+        from xrec_repro.lm.load import Place, load_causal, local_folder, require_revision, shown_model
 
         self._settings, self._seed = settings, seed
         name, revision = settings["model"], settings["revision"]
-        require_revision(name, revision, local_folder(name, "profiles.chat"), "profiles.chat")
+        folder = local_folder(name, "profiles.chat")
+        require_revision(name, revision, folder, "profiles.chat")
+        self._shown = shown_model(name, revision, folder)
         self._device = pick_device(device)
-        try:
-            model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=DTYPE)
-            self._tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
-        # Without tokenizer files some tokenizer classes trip over their own missing attributes.
-        except (OSError, ValueError, AttributeError, ImportError, SafetensorError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ModelError(
-                f"profiles.chat.model: {name} cannot be loaded ({reason}); give a folder, a hub "
-                f"repository, or a server in profiles.chat.base_url"
-            ) from error
+        place = Place(folder or name, revision, name, self._shown)
+        model, self._tokenizer = load_causal(place, "profiles.chat.model", dtype=DTYPE)
         if not self._tokenizer.chat_template:
             raise ModelError(f"profiles.chat.model: {name} has no chat template; choose an instruct model")
         self._spell = speller(special_tokens(self._tokenizer))
         self._model = model.to(self._device).eval()
-        self._shown = shown_model(name, revision, local_folder(name, "profiles.chat"))
 
     def complete(self, messages: Messages, *names: object) -> Completion:
         """Answer the last message, greedily at temperature 0; `names` name the stream of sampling.

@@ -21,7 +21,7 @@ class Method(Entry):
 
     model_config = ConfigDict(extra="allow")
 
-    kind: str = key("of this package (xrec, predictions), or an entry point of xrec_repro.methods", None)
+    kind: str = key("of this package (e.g. xrec), or an entry point of xrec_repro.methods", None)
     module: str = key("of your own, instead of a kind", None)
 
 

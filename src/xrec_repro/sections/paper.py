@@ -34,10 +34,18 @@ class Statistics(Section):
     seed: Seed = key("of resampling", 0)
     bootstrap_samples: Positive = key("an interval is made from so many", 9999)
     permutations: Positive = key(
-        "of a permutation test; more comparisons need more, so that a corrected p can reach alpha", 19999
+        "of a permutation test; more comparisons need more, so that a corrected p can reach alpha", 99999
     )
     interval: Literal["bca", "percentile"] = key("bca | percentile", "bca")
     confidence: Probability = key("of an interval", 0.95)
+    clusters: Literal["user", "none"] = key(
+        "user | none: what is drawn and swapped whole, where users have several test examples", "user"
+    )
+    runs: Literal["both", "pooled", "fixed"] = key(
+        "from three seeds on, a difference must also exceed what trainings differ by: both (its own seeds say it) | "
+        "pooled (all experiments together, if they differ alike) | fixed (no; a verdict is about these trainings)",
+        "both",
+    )
     test: Literal["permutation", "bootstrap"] = key("permutation | bootstrap: whose p decides", "permutation")
     correction: Literal["holm", "none"] = key("holm | none, over the primary metrics of a table or a claim", "holm")
     alpha: Probability = key("a smaller p is a difference", 0.05)
@@ -184,6 +192,18 @@ class Sparsity(Section):
     )
 
 
+class Questions(Section):
+    """What the study left open (docs/questions.md)."""
+
+    words: Positive = key("of a text's opening", 8)
+    metrics: Annotated[Texts, Field(min_length=1)] = key(
+        "the first that a data set has is the score", ["faithfulness_f1", "bertscore_f1"]
+    )
+    ranks: Annotated[list[Positive], Field(min_length=1, json_schema_extra=UNIQUE)] = key(
+        "upper ends of the ranges of an item's rank for a user", [10, 50, 200]
+    )
+
+
 class EmbeddingsFigure(Section):
     """The map of adapted embeddings."""
 
@@ -234,6 +254,7 @@ class Paper(Section):
     figure3: Figure3
     sweeps: SweepsFigure
     sparsity: Sparsity
+    questions: Questions
     embeddings: EmbeddingsFigure
     examples: Examples
     browse: Browse

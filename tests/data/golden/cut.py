@@ -20,6 +20,7 @@ COPIES = {  # folder here -> whole bundle, small enough to keep
     "bpr": "golden-recommenders/bpr",
     "lightgcn": "golden-recommenders/lightgcn",
     "baselines-metrics": "golden-baselines/metrics",
+    **{name: f"golden-baselines/{name}" for name in ("att2seq", "nrt", "peter", "peter_plus")},
     "gavamoe-metrics": "golden-gavamoe/metrics",
 }
 VERBATIM = ["golden.json", "samples.json", "embeddings.safetensors", "model/tokenizer.model"] + [
@@ -28,6 +29,13 @@ VERBATIM = ["golden.json", "samples.json", "embeddings.safetensors", "model/toke
 ]
 WEIGHTS = {"model/model.safetensors": 0.1, "user_converter.safetensors": 0.3, "item_converter.safetensors": 0.3}
 SEEDS, STREAM, SMALL = range(4), 1_000_000, 4096
+PEPLER = "golden-baselines/pepler"
+ROWS = {  # of PEPLER's tensors, the rows that are kept
+    "*wte.weight": [*range(0, 327, 12), 327, 328, 329],
+    "fwd.logits": [1],
+    "fwd.first_step_logits": [0, 3],
+    "discrete.logits_first_two": [1],
+}
 UNREAD = ("*.greedy_ids", "*.greedy_step_logits", "*.test_logits")
 
 
@@ -38,7 +46,7 @@ def cut(source: Path, target: Path) -> None:
         source: Folder with the whole bundles.
         target: Where the cuts go, one folder a bundle.
     """
-    sums = cut_xrec(source, target / Path(XREC).name)
+    sums = cut_xrec(source, target / Path(XREC).name) + cut_pepler(source, target / Path(PEPLER).name)
     for name, bundle in COPIES.items():
         shutil.copytree(source / bundle, target / name, copy_function=shutil.copyfile)
         sums += [path.relative_to(source) for path in (source / bundle).iterdir()]
@@ -66,6 +74,22 @@ def cut_xrec(source: Path, target: Path) -> list[Path]:
     np.savez_compressed(target / CORRECTIONS, **corrections)
     (target / CUT).write_text(json.dumps({"rows": rows, "weights": weights}) + "\n")
     return [Path(XREC) / name for name in (*VERBATIM, "golden.safetensors", *WEIGHTS)]
+
+
+def cut_pepler(source: Path, target: Path) -> list[Path]:
+    """Thin the large tensors of PEPLER's bundle; return the files it was cut from, relative to `source`."""
+    whole = source / PEPLER
+    files = [path.relative_to(whole) for path in whole.rglob("*") if path.is_file()]
+    (target / "model").mkdir(parents=True)
+    for name in files:
+        shutil.copyfile(whole / name, target / name)
+    numbers = load_file(whole / "golden.safetensors")
+    save_file(
+        {n: v if (kept := rows_of(n, ROWS)) is None else v[kept].clone() for n, v in numbers.items()},
+        target / "golden.safetensors",
+    )
+    (target / CUT).write_text(json.dumps({"rows": ROWS}) + "\n")
+    return [Path(PEPLER) / name for name in files]
 
 
 def cut_numbers(numbers: dict) -> tuple[dict, dict[str, list[int]]]:
@@ -105,6 +129,6 @@ def locate(matrix: np.ndarray, std: float) -> tuple[dict, np.ndarray]:
 
 
 if __name__ == "__main__":
-    for old in [*COPIES, Path(XREC).name]:
+    for old in [*COPIES, Path(XREC).name, Path(PEPLER).name]:
         shutil.rmtree(COMMITTED / old, ignore_errors=True)
     cut(Path(sys.argv[1]) if len(sys.argv) > 1 else SHARED, COMMITTED)
