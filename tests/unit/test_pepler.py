@@ -182,6 +182,12 @@ def test_a_killed_training_ends_in_the_same_bytes(folder, tmp_path, monkeypatch,
     assert not list(tmp_path.glob("checkpoint*"))
 
 
+def test_as_many_examples_are_learnt_as_asked_for(folder, tmp_path):
+    report, fitted = trained(folder, tmp_path / "method", max_examples=3)
+    assert report["train_examples"] == 3
+    assert fitted.facts["known"] == {"user": [0, 1, 2], "item": [0, 1, 2]}
+
+
 def test_the_curve_counts_examples_over_both_stages(folder, tmp_path):
     report, _ = trained(folder, tmp_path / "method")
     curve = pq.read_table(tmp_path / "method/training.parquet").to_pylist()

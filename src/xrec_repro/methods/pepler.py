@@ -29,6 +29,7 @@ class PeplerSettings(Settings):
         words: Tokens of a text that are read; the rest of it is cut off.
         prompt_words: Tokens that a discrete prompt is cut or padded to.
         shared: How often a feature of both user and item is in the prompt: ``twice`` (the authors' code) or ``once``.
+        max_examples: At most so many of the train split, in its order; null: all.
         epochs: At most, in each stage.
         batch_size: Texts a step.
         learning_rate: Of AdamW; the authors: 1e-4 for the discrete prompt.
@@ -51,6 +52,7 @@ class PeplerSettings(Settings):
     words: Positive = 20
     prompt_words: Positive = 20
     shared: Literal["twice", "once"] = "twice"
+    max_examples: Positive | None = None
     epochs: Positive = 100
     batch_size: Positive = 128
     learning_rate: PositiveNumber = 1.0e-3

@@ -84,6 +84,7 @@ class Fitting(Pepler):
         """
         check_indices(examples)
         shown, kept = ([e for e in examples if e.split == split] for split in ("train", "val"))
+        shown = shown[: self.settings.max_examples]
         if not kept:
             raise DataError("tuning: PEPLER stops by its validation loss, and the split val is empty; see split.ratios")
         llm = load_language_model(self.settings, self.run)
