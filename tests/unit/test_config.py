@@ -61,7 +61,11 @@ def test_the_night_of_smollm2_is_make_real_with_all_variants_and_all_texts(root)
         ("run.experiments", ["glassbox/xrek"], "names 'xrek', which is not in experiments.*did you mean 'xrec'"),
         ("run.experiments", ["glasbox/xrec"], "names 'glasbox', which is not in datasets"),
         ("defaults.prompt.template", "old", "defaults.prompt.template: 'old' is not one of code, fixed"),
-        ("defaults.prompt.template", "chat", "glassbox/xrec: prompt.template: no scratch model knows a chat template"),
+        (
+            "datasets.glassbox.overrides.prompt.template",
+            "chat",
+            "prompt.template: no scratch model knows a chat template",
+        ),
         ("defaults.llm.source", "package", "glassbox/xrec: llm.package must be set when llm.source is 'package'"),
         ("defaults.llm.package", {"name": "a"}, "defaults.llm.package.*version"),
         ("defaults.split.ratios", [0.8, 0.1, 0.2], "glassbox/xrec: split.ratios must add up to 1, not 1.1"),
