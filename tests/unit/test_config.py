@@ -37,6 +37,17 @@ def test_the_default_configuration_and_every_overlay_are_valid(root, config):
         check_config(load_config(root / "config/config.yaml", overlay))
 
 
+def test_the_night_of_smollm2_is_make_real_with_all_variants_and_all_texts(root):
+    small, whole = (
+        load_config(root / "config/config.yaml", root / f"config/xrec-{name}.yaml") for name in ("small", "smollm")
+    )
+    assert {pair.partition("/")[0] for pair in whole["run"]["experiments"]} == {"amazon", "yelp"}
+    assert set(small["run"]["experiments"]) < set(whole["run"]["experiments"])
+    for config in (small, whole):
+        del config["run"], config["defaults"]["split"]
+    assert small == whole
+
+
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
@@ -50,6 +61,13 @@ def test_the_default_configuration_and_every_overlay_are_valid(root, config):
         ("run.experiments", ["glassbox/xrek"], "names 'xrek', which is not in experiments.*did you mean 'xrec'"),
         ("run.experiments", ["glasbox/xrec"], "names 'glasbox', which is not in datasets"),
         ("defaults.prompt.template", "old", "defaults.prompt.template: 'old' is not one of code, fixed"),
+        (
+            "datasets.glassbox.overrides.prompt.template",
+            "chat",
+            "prompt.template: no scratch model knows a chat template",
+        ),
+        ("defaults.llm.source", "package", "glassbox/xrec: llm.package must be set when llm.source is 'package'"),
+        ("defaults.llm.package", {"name": "a"}, "defaults.llm.package.*version"),
         ("defaults.split.ratios", [0.8, 0.1, 0.2], "glassbox/xrec: split.ratios must add up to 1, not 1.1"),
         ("defaults.tuning.epochs", 0, "defaults.tuning.epochs: 0 is less than the minimum"),
         ("defaults.llm.source", "hub", "glassbox/xrec: llm.repo must be set when llm.source is 'hub'"),

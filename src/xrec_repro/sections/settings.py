@@ -101,7 +101,7 @@ class Chat(Section):
     timeout_s: PositiveNumber = key("of a request, in seconds", 60)
     attempts: Positive = key("for a valid answer", 5)
     max_unanswered: Share = key("stop when more than this share of the texts of a kind has no valid answer", 0.01)
-    concurrency: Positive = key("requests at once", 4)
+    concurrency: Positive = key("requests at once; prompts that a local model reads at once", 4)
 
 
 class Profiles(Section):
