@@ -133,6 +133,22 @@ def test_does_not_depend_on_the_batch_size(minilm):
         np.testing.assert_allclose(values(other.score(PREDICTIONS, REFERENCES)), whole, atol=1e-5, rtol=0)
 
 
+def test_references_are_read_once_for_all_seeds_if_there_is_room(minilm, monkeypatch):
+    metric, read = dataclasses.replace(minilm, layer=1), []
+    embed = BertScore._embed
+    monkeypatch.setattr(BertScore, "_embed", lambda self, *given: read.extend(given[0]) or embed(self, *given))
+    whole = [values(metric.score(texts, REFERENCES)) for texts in (PREDICTIONS, PREDICTIONS[::-1])]
+    assert [read.count(text) for text in REFERENCES] == [REFERENCES.count(text) for text in REFERENCES]
+    other = values(metric.score(PREDICTIONS, REFERENCES[::-1]))
+    np.testing.assert_allclose(other, whole[1][::-1], atol=1e-6, rtol=0)
+    monkeypatch.setattr("xrec_repro.metrics.bertscore._KEPT", 0)
+    fresh = dataclasses.replace(metric)
+    read.clear()
+    for texts, wanted in zip((PREDICTIONS, PREDICTIONS[::-1]), whole, strict=True):
+        np.testing.assert_allclose(values(fresh.score(texts, REFERENCES)), wanted, atol=1e-6, rtol=0)
+    assert read.count(REFERENCES[0]) == 2 * REFERENCES.count(REFERENCES[0])
+
+
 def test_does_not_depend_on_the_order_of_the_rows(minilm):
     metric = dataclasses.replace(minilm, batch_size=3, layer=2)
     order = np.random.default_rng(0).permutation(20)

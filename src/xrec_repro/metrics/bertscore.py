@@ -3,7 +3,7 @@
 import copy
 import importlib.util
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -28,6 +28,8 @@ _CANONICAL = ("FacebookAI/", "google-bert/", "distilbert/", "albert/", "xlnet/")
 LIBRARIES = ("bert-score", "transformers")
 _KEY = "metrics.bertscore"
 _ANY_LENGTH = 2**31 - 1  # of tokens
+_KEPT = 2**29  # bytes
+_Embedded = dict[str, tuple[torch.Tensor, torch.Tensor]]
 _WINDOW = 8  # batches whose embeddings are held at once: enough to sort by length, and memory stays bounded
 
 
@@ -165,8 +167,10 @@ class BertScore(Metric):
         predictions, references = [spell(text) for text in predictions], [spell(text) for text in references]
         weights = self._weights(references)
         cut: set[str] = set()
+        kept = self._kept_references(references, weights)
         for window in track(length_sorted(_WINDOW * self.batch_size, predictions, references), "bertscore"):
-            embedded = self._embed([text for row in window for text in (predictions[row], references[row])], weights)
+            texts = {side[row] for row in window for side in (predictions, references)}
+            embedded = kept | self._embed(texts - kept.keys(), weights)
             cut |= {text for text, (_, weight) in embedded.items() if self._is_cut(text, len(weight))}
             for start in range(0, len(window), self.batch_size):
                 rows = window[start : start + self.batch_size]
@@ -186,6 +190,22 @@ class BertScore(Metric):
         columns = {f"bertscore_{part}": values[:, i] for i, part in enumerate(("p", "r", "f1"))}
         return columns, counts | truncated | unread
 
+    def _kept_references(self, references: list[str], weights: dict[int, float]) -> _Embedded:
+        """Return the embeddings of all references, or none if they might take more than `_KEPT` bytes.
+
+        Those of the last call are kept: other seeds of an experiment have the same.
+        """
+        size = sum(min(len(text) + 2, self._tokenizer.model_max_length) for text in set(references))
+        if 4 * size * self._config.hidden_size > _KEPT:  # tokens have a character or more
+            return {}
+        if self._last.get("references") != references:
+            self._last.update(references=references, embedded=self._embed(references, weights))
+        return self._last["embedded"]
+
+    @cached_property
+    def _last(self) -> dict[str, Any]:
+        return {}
+
     def _is_cut(self, text: str, tokens: int) -> bool:
         """Whether a text that was read as so many tokens has more of them."""
         from bert_score.utils import sent_encode
@@ -204,7 +224,7 @@ class BertScore(Metric):
         ids = self._tokenizer(text, add_special_tokens=False, truncation=True)["input_ids"]
         return bool(ids) and set(ids) == {self._tokenizer.unk_token_id}
 
-    def _embed(self, texts: list[str], weights: dict[int, float]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    def _embed(self, texts: Collection[str], weights: dict[int, float]) -> _Embedded:
         """Return text -> unit vectors of its tokens, shape ``(tokens, dim)``, and their weights."""
         from bert_score.utils import get_bert_embedding
 

@@ -32,7 +32,7 @@ def score_by_models(
     Returns:
         Summary file -> its content.
     """
-    found = {}
+    found, unfinished = {}, []
     for name, section in metrics.items():
         settings, built = section | _own(files, name), None
         for explanations, folder in zip(files["explanations"], folders, strict=True):
@@ -47,8 +47,10 @@ def score_by_models(
             if failure.reason:
                 write_failure(explanations, name, failure.reason, *outputs, replies)
             elif kept:
-                kept.remove()
+                unfinished.append(kept)
             found[str(outputs[1])] = read_json(outputs[1])
+    for kept in unfinished:  # not before: a job that is killed has lost what is scored but for these
+        kept.remove()
     return found
 
 
