@@ -21,7 +21,7 @@ from xrec_repro.sections import Experiment
 
 # Sections that an experiment may override: everything else is computed once a data set and shared.
 EXPERIMENT_SECTIONS = ("prompt", "embeddings", "adapter", "injection", "tuning", "generation")
-READ_EMBEDDINGS = ("trained", "shuffled")  # forms of `embeddings.as` that take a recommender
+READ_EMBEDDINGS = ("trained", "shuffled", "swapped")  # forms of `embeddings.as` that take a recommender
 
 # Sources of raw reviews, and the files that each needs.
 READ = dict.fromkeys(("amazon", "amazon2023", "yelp", "google"), ("reviews", "items")) | {"table": ("reviews",)}

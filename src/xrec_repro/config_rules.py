@@ -175,6 +175,8 @@ def _check_pair(config: Config, dataset: str, experiment: str) -> None:
         raise ConfigError(f"{place}: split.ratios must add up to 1, not {sum(chosen['split']['ratios']):g}")
     _check_llm(chosen["llm"], chosen["prompt"]["template"], place)
     _check_embeddings(config, dataset, chosen["embeddings"], place)
+    if chosen["embeddings"]["as"] == "swapped":
+        _check_swapped(config, dataset, experiment, place)
     entry = config["datasets"][dataset]
     source = entry["source"]
     for key in _NEEDED[source]:
@@ -219,6 +221,27 @@ def _check_embeddings(config: Config, dataset: str, chosen: Config, place: str) 
         and config["datasets"][dataset]["source"] != "release"
     ):
         raise ConfigError(f"{place}: embeddings.of: {name!r} reads a release, and {dataset} is none; take another one")
+
+
+def _check_swapped(config: Config, dataset: str, experiment: str, place: str) -> None:
+    chosen, base = (
+        settings(config, dataset, experiment),
+        settings(config, dataset, experiment)["embeddings"]["tuned_by"],
+    )
+    if base is None or f"{dataset}/{base}" not in config["run"]["experiments"]:
+        raise ConfigError(
+            f"{place}: embeddings.tuned_by: {base!r} does not run on {dataset}; name an experiment of run.experiments"
+        )
+    entries, other = config["experiments"], settings(config, dataset, base)
+    if other["embeddings"]["as"] != "trained" or entries[base]["method"] != entries[experiment]["method"]:
+        raise ConfigError(
+            f"{place}: embeddings.tuned_by: {base!r} is of another method or not tuned with embeddings as trained"
+        )
+    parts = {"embeddings.of": [one["embeddings"]["of"] for one in (chosen, other)]}
+    parts |= {name: [one[name] for one in (chosen, other)] for name in ("prompt", "adapter", "injection", "generation")}
+    for name, (own, theirs) in parts.items():
+        if own != theirs:
+            raise ConfigError(f"{place}: {name} is not as in {base}, whose adapters write; give both the same")
 
 
 def _check_llm(llm: Config, template: str, place: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.io import atomic_path, require_file
+from xrec_repro.seeding import torch_generator
 
 
 def save_embeddings(path: Path, user: Tensor, item: Tensor, about: dict[str, str | int]) -> None:
@@ -30,6 +31,17 @@ def save_embeddings(path: Path, user: Tensor, item: Tensor, about: dict[str, str
     with atomic_path(path) as temporary:
         # One key, because safetensors writes several in random order and equal runs should give equal bytes.
         save_file(whole, temporary, metadata={"run": json.dumps(about)})
+
+
+def swapped_users(count: int, seed: int) -> Tensor:
+    """Return whose vector each user has where they are swapped: [users], no one its own (of a single one, it has).
+
+    Args:
+        count: How many users there are.
+        seed: The run's seed.
+    """
+    order = torch.randperm(count, generator=torch_generator(seed, "swapped", "user"))
+    return torch.empty_like(order).scatter_(0, order, order.roll(-1))
 
 
 def load_embeddings(path: str | Path) -> tuple[Tensor, Tensor]:

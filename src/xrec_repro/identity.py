@@ -312,6 +312,10 @@ def _float32(settings: Settings, section: Settings) -> bool:
     return section.get("dtype", "float32") == "float32"
 
 
+def _served(settings: Settings, section: Settings) -> bool:
+    return section.get("base_url") is not None
+
+
 def _named_server(settings: Settings, section: Settings) -> bool:
     return None not in (section.get("revision"), section.get("base_url"))
 
@@ -336,7 +340,7 @@ NEUTRAL: dict[str, Callable[[Settings, Settings], bool]] = {
     "profiles.chat.base_url": _named_server,
     "profiles.chat.api_key_env": _always,
     "profiles.chat.timeout_s": _always,
-    "profiles.chat.concurrency": _always,
+    "profiles.chat.concurrency": _served,
 }
 ROUNDING = frozenset(
     {

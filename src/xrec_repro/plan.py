@@ -211,11 +211,11 @@ class Plan(PaperRows, PlannedMetrics):
 
     def is_trained(self, dataset: str, experiment: str) -> bool:
         """Tell whether an experiment trains its method."""
-        kind = method_class(self.config, experiment)
-        return kind.trained and kind.trained_on <= self.given(dataset, experiment)
+        kind, form = method_class(self.config, experiment), self.settings(dataset, experiment)["embeddings"]["as"]
+        return kind.trained and kind.trained_on <= self.given(dataset, experiment) and form != "swapped"
 
     def reads_embeddings(self, dataset: str, experiment: str) -> bool:
-        """Tell whether an experiment's method reads a recommender's embeddings, as trained or shuffled."""
+        """Tell whether an experiment's method reads a recommender's embeddings."""
         form = self.settings(dataset, experiment)["embeddings"]["as"]
         return form in READ_EMBEDDINGS and "embeddings" in self.given(dataset, experiment)
 
@@ -251,9 +251,11 @@ class Plan(PaperRows, PlannedMetrics):
         return own | {name: path for name, path in files.items() if path is not None}
 
     def learnt(self, w: Any) -> Files:
-        """Return what an experiment's method learnt, if it is trained."""
-        folder = self.method.format(**w)
-        trained = self.is_trained(w.dataset, w.experiment)
+        """Return what an experiment's method learnt, if it is trained, or what it takes from another that is."""
+        chosen = self.settings(w.dataset, w.experiment)["embeddings"]
+        source = chosen["tuned_by"] if chosen["as"] == "swapped" else w.experiment
+        folder = self.method.format(dataset=w.dataset, experiment=source, seed=w.seed)
+        trained = self.is_trained(w.dataset, source)
         return when(trained, weights=f"{folder}/weights.safetensors", facts=f"{folder}/method.json")
 
     def method_gpu(self, w: Any) -> bool:

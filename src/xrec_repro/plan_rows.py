@@ -66,6 +66,7 @@ class PaperRows:
             "explanations": f"{own}/generation/explanations.parquet",
             "scores": f"{own}/metrics/scores.parquet",
             "summary": f"{own}/metrics/summary.json",
+            "core": f"{shared}/kcore/interactions.parquet",
             "graph": f"{shared}/split/graph.parquet",
             "texts": f"{shared}/split/texts.parquet",
             "examples": self.examples.format(**row),

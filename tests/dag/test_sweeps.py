@@ -21,7 +21,9 @@ def plan(root: Path, folder: Path, config: dict, *targets: str, check: bool = Tr
 
 def inputs(done: CompletedProcess, rule: str) -> str:
     """Return the inputs of a rule's only job as Snakemake prints them."""
-    return re.search(rf"^rule {rule}:\n    input: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE).group(1)
+    return re.search(
+        rf"^(?:local)?rule {rule}:\n    input: (.*)$", done.stdout + done.stderr, flags=re.MULTILINE
+    ).group(1)
 
 
 def test_a_sweep_adds_a_job_chain_a_value_and_its_figure(root, tmp_path):

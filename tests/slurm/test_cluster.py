@@ -26,6 +26,7 @@ TUNING = ("train_method", "glassbox_xrec_1")
 ADAPTER = "results/slurm/glassbox/xrec/seed1/method"
 CPU_KW = 0.1  # as tests/slurm/overlay.yaml states it
 SHARE = 1 / 4  # one CPU a job (`compute.threads`) of the four that tests/slurm/cluster.sh gives each node
+LOCAL = {"check_metrics", "collect_jobs", "make_table1", "make_table2", "make_table3", "pick_examples"}  # not submitted
 PATIENCE_S = 1200  # it takes a quarter of that on two free cores
 
 
@@ -165,6 +166,9 @@ def test_the_resumed_adapter_is_that_of_an_undisturbed_run(root, folder, environ
 def test_the_provenance_names_the_job_and_its_node(folder, records):
     by_number = {str(record.number): record for record in records}
     found = [read_json(path) for path in folder.rglob("*provenance.json")]
+    beside = [provenance for provenance in found if isinstance(provenance["slurm_job"], dict)]
+    assert {provenance["rule"] for provenance in beside} == LOCAL
+    found = [provenance for provenance in found if provenance not in beside]
     assert len(found) == sum(record.state == "COMPLETED" for record in records)
     for provenance in found:
         record = by_number[provenance["slurm_job"]]

@@ -75,7 +75,7 @@ def test_equals_sacrebleu_in_every_tokenizer(tokenizer, lowercase):
     check(list(zip(PREDICTIONS, REFERENCES, strict=True)), tokenizer=tokenizer, lowercase=lowercase)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(PAIRS, st.sampled_from(["exp", "add-k"]))
 def test_equals_sacrebleu_on_random_texts(pairs, smoothing):
     check(pairs, smoothing=smoothing)
@@ -125,3 +125,14 @@ def test_signature_of_the_default():
 def test_an_unknown_choice_is_refused(key, value):
     with pytest.raises(ConfigError, match=rf"metrics\.bleu\.{key}: '{value}' is none of .*none; set one"):
         bleu(**{key: value})
+
+
+def test_corpus_bleu_has_an_interval_of_samples_of_the_examples():
+    predictions = ["a b c d", "a b x y", "z z", "a b c d e"] * 20
+    references = ["a b c d", "a b c d", "a b", "a b c d f"] * 20
+    counts = bleu().score(predictions, references).counts
+    for order in (1, 4):
+        low, value, high = (counts[f"corpus_bleu_{order}{end}"] for end in ("_low", "", "_high"))
+        assert low < value < high
+    alone = bleu().score(predictions[:1], references[:1]).counts
+    assert alone["corpus_bleu_4_low"] == alone["corpus_bleu_4"] == alone["corpus_bleu_4_high"] == pytest.approx(100)

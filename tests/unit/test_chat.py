@@ -21,7 +21,8 @@ from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache, answer_key
 from xrec_repro.profiles.chat import ChatBackend, read_answer
-from xrec_repro.profiles.chat_models import MAX_WAIT_S, LocalModel
+from xrec_repro.profiles.chat_models import MAX_WAIT_S
+from xrec_repro.profiles.local_model import LocalModel
 from xrec_repro.profiles.records import ItemText, ReviewText, UserEntry, UserText
 from xrec_repro.profiles.replies import Completion
 
@@ -724,7 +725,7 @@ def test_a_local_model_that_talks_nonsense_ends_in_a_clean_error(chat_model, tmp
 def test_a_local_model_reads_special_tokens_of_a_review_as_text(chat_model, tmp_path):
     model = LocalModel(settings(None, model=str(chat_model), max_new_tokens=12), 0, "cpu")
     ends = [
-        model._encode([{"role": "user", "content": f"word1 {text} word2"}])["input_ids"][0].tolist().count(1)
+        model.encode([{"role": "system", "content": ""}, {"role": "user", "content": f"word1 {text} word2"}]).count(1)
         for text in ("<eos>", "word3")
     ]
     assert ends[0] == ends[1]
@@ -753,6 +754,30 @@ def test_a_local_model_answers_greedily_and_is_cached(chat_model, tmp_path):
     again = local(chat_model, tmp_path / "a")
     assert again.references(reviews) == texts
     assert again.counts == {"cached": 2}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_local_model_reads_prompts_at_once_and_no_answer_depends_on_the_others(
+    chat_model, tmp_path, monkeypatch, temperature
+):
+    reviews = [ReviewText(" ".join(f"word{n}" for n in range(1, 3 + 5 * count))) for count in range(5)]
+    sizes, complete = [], LocalModel.complete
+    monkeypatch.setattr(LocalModel, "complete", lambda self, asked: sizes.append(len(asked)) or complete(self, asked))
+    texts = [
+        local(chat_model, tmp_path / str(size), temperature=temperature, concurrency=size).references(reviews)
+        for size in (1, 3)
+    ]
+    assert texts[0] == texts[1] and all(texts[0])
+    assert max(sizes) == 3 and sizes.count(1) >= 5
+
+
+def test_a_template_that_takes_no_system_message_gets_it_with_the_users(chat_model, tmp_path):
+    template = "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    template += "{{ m['role'] + ' ' + m['content'] + ' ' }}{% endfor %}"
+    folder = _with_template(chat_model, tmp_path / "gemma", template)
+    model = LocalModel(settings(None, model=str(folder), max_new_tokens=12), 0, "cpu")
+    asked = [{"role": "system", "content": "word1"}, {"role": "user", "content": "word2"}]
+    assert model.encode(asked) == model._tokenizer("user word1\n\nword2 ", add_special_tokens=False)["input_ids"]
 
 
 def test_sampling_follows_the_seed_and_leaves_the_global_stream_alone(chat_model, tmp_path):

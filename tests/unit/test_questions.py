@@ -16,7 +16,13 @@ STATISTICS = {
     "test": "permutation", "correction": "holm", "alpha": 0.05, "reference": "xrec", "primary": None,
     "clusters": "user", "runs": "both",
 }  # fmt: skip
-SETTINGS = {"statistics": STATISTICS, "words": 2, "metrics": ["faithfulness_f1", "bertscore_f1"], "ranks": [1, 2]}
+SETTINGS = {
+    "statistics": STATISTICS,
+    "words": 2,
+    "metrics": ["faithfulness_f1", "bertscore_f1"],
+    "ranks": [1, 2],
+    "glassbox": {},
+}
 USERS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
 ITEMS = torch.tensor([[4.0, 1.0], [3.0, 2.0], [2.0, 3.0], [1.0, 4.0]])
 PAIRS = [("e0", 0, 1, False), ("e1", 0, 3, False), ("e2", 1, 3, False), ("e3", 2, 0, True)]

@@ -1,4 +1,9 @@
-"""Parameters of the rules that score: what decides the scores of metrics, and how often these failed before."""
+"""What the rules that score name: files of all seeds, what decides scores, and how often a metric failed before."""
+
+
+def each_seed(*names):
+    """Return files of an experiment, of each seed."""
+    return expand(f"{EXPERIMENT}/metrics/{{name}}", name=names, seed=PLAN.seeds, allow_missing=True)
 
 
 def metric_params(metric, folder):

@@ -78,11 +78,6 @@ for METRIC in APART:
                 "../scripts/gather_scores.py"
 
 
-def each_seed(*names):
-    """Return files of an experiment, of each seed."""
-    return expand(f"{EXPERIMENT}/metrics/{{name}}", name=names, seed=PLAN.seeds, allow_missing=True)
-
-
 if BY_MODELS:
 
     rule score_by_models:

@@ -3,6 +3,7 @@
 CHOICES = config["paper"]
 TABLE_OPTIONS = {name: CHOICES["tables"][name] for name in ("columns", "published", "show_difference")}
 TABLE_OPTIONS |= {"primary": config["statistics"]["primary"]}
+GLASSBOXES = {name: PLAN.settings(name)["glassbox"] for name in PLAN.datasets if PLAN.source(name) == "glassbox"}
 COLUMNS = PLAN.metric_columns()
 # What tables, figures and reports read of the folder resources.
 COMPARED = ["published/signatures.csv", "models.tsv"]  # what tells whether a score compares with a published one
@@ -165,7 +166,7 @@ rule write_statistics:
 
 rule write_questions:
     input:
-        **paper_inputs(None, "summary", "scores", "explanations", "graph", "texts", "embeddings"),
+        **paper_inputs(None, "summary", "scores", "explanations", "graph", "texts", "core", "embeddings"),
     output:
         **paper_files("questions", "json", "md", category="Claims and audit"),
     log:
@@ -181,13 +182,15 @@ rule write_questions:
     params:
         settings={
             "rows": [
-                row | {"embeddings_as": PLAN.settings(row["dataset"], row["experiment"])["embeddings"]["as"]}
+                row | {"embeddings_as": chosen["as"], "tuned_by": chosen["tuned_by"]}
                 for row in PLAN.rows(None)
+                for chosen in [PLAN.settings(row["dataset"], row["experiment"])["embeddings"]]
             ],
+            "glassbox": GLASSBOXES,
             "statistics": config["statistics"],
             **CHOICES["questions"],
         },
-        files=paper_paths(None, "summary", "scores", "explanations", "graph", "texts", "embeddings"),
+        files=paper_paths(None, "summary", "scores", "explanations", "graph", "texts", "core", "embeddings"),
         metric_columns=COLUMNS,
         code=PLAN.digest("write_questions"),
     script:
@@ -351,10 +354,7 @@ rule plot_embeddings:
     params:
         settings={
             "rows": PLAN.rows(CHOICES["embeddings"]["experiments"]),
-            "glassbox": {
-                name: PLAN.settings(name)["glassbox"]
-                for name in [name for name in PLAN.datasets if PLAN.source(name) == "glassbox"]
-            },
+            "glassbox": GLASSBOXES,
             **CHOICES["embeddings"],
             **figure_options("embeddings"),
         },

@@ -1,21 +1,17 @@
 """User and item profiles, and the reference explanations: by a chat model of this machine, or by anything else."""
 
-
-def writer_params(rule, key):
-    """Return the parameters of a rule of texts but for its device.
-
-    Args:
-        rule: Its name, and its script's.
-        key: `backend` (of profiles) or `references`.
-    """
-    return {
+# What decides texts, but for the device of a model that writes them.
+WRITTEN = {
+    key: {
         **split_params(asked(PLAN.writer_settings, key)),
         "models": own_digests(asked(PLAN.chat_places, key)),
         "domain": dataset_key("domain"),
         "source": dataset_key("source"),
         "cache": f"{SHARED}/cache/chat",
-        "code": PLAN.digest(rule),
+        "code": PLAN.digest(script),
     }
+    for key, script in (("backend", "generate_profiles"), ("references", "generate_references"))
+}
 
 
 rule generate_profiles:
@@ -43,7 +39,7 @@ rule generate_profiles:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        **writer_params("generate_profiles", "backend"),
+        **WRITTEN["backend"],
     script:
         "../scripts/generate_profiles.py"
 
@@ -61,7 +57,7 @@ use rule generate_profiles as generate_profiles_by_model with:
         runtime=scaled(240),
         gpu=GPUS,
     params:
-        **writer_params("generate_profiles", "backend"),
+        **WRITTEN["backend"],
         compute=config["compute"],
 
 
@@ -89,7 +85,7 @@ rule generate_references:
         mem_mb=scaled(4000),
         runtime=scaled(240),
     params:
-        **writer_params("generate_references", "references"),
+        **WRITTEN["references"],
     script:
         "../scripts/generate_references.py"
 
@@ -107,5 +103,5 @@ use rule generate_references as generate_references_by_model with:
         runtime=scaled(240),
         gpu=GPUS,
     params:
-        **writer_params("generate_references", "references"),
+        **WRITTEN["references"],
         compute=config["compute"],

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xrec_repro.embedding_file import load_embeddings
+from xrec_repro.embedding_file import load_embeddings, swapped_users
 from xrec_repro.errors import ModelError
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.bundle import new_adapter, unpack
@@ -95,6 +95,7 @@ def embedding_tables(
     Args:
         path: safetensors of the recommender; None for ``fixed``.
         kind: ``trained``; ``shuffled`` with permuted rows, a control that keeps their distribution;
+            ``swapped``, each user with another's row (`embedding_file.swapped_users`), items as they are;
             ``fixed``, one standard normal vector for all users and one for all items (study, section 4.3).
         width: Of the ``fixed`` vectors.
         seed: Of the permutation, or of the vectors.
@@ -105,6 +106,8 @@ def embedding_tables(
         vectors = [torch.randn(width, generator=torch_generator(seed, "fixed", side)) for side in ("user", "item")]
         return tuple(vector.expand(_ANY_INDEX, -1) for vector in vectors)
     users, items = load_embeddings(path)
+    if kind == "swapped":
+        users = users[swapped_users(len(users), seed)]
     if kind == "shuffled":
         users = users[torch.randperm(len(users), generator=torch_generator(seed, "shuffled", "user"))]
         items = items[torch.randperm(len(items), generator=torch_generator(seed, "shuffled", "item"))]

@@ -1,7 +1,8 @@
 """What the study left open: what embeddings decide in a text, and how outliers are explained (docs/questions.md).
 
-Two tables with intervals: of texts under embeddings of several kinds, how many open as a reference does and how they
-score; and scores by the rank that the recommender gives the explained item.
+Tables with intervals: of texts under embeddings of several kinds, how many open as a reference does and how they score;
+scores by the rank that the recommender gives the explained item; and the reasons that a text names with another user's
+vector (`counterfactual`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
+from xrec_repro.paper.counterfactual import SIDES, swapped_named
 from xrec_repro.paper.render import number, span, text_table
 from xrec_repro.scores import by_experiment, read_scores, with_summaries
 from xrec_repro.statistic_settings import Settings
@@ -33,9 +35,14 @@ _RANK_NOTE = (
     "each seed; 1 is the highest. An example stands in each range that a seed's recommender gives it. zero-shot: users "
     "without train edges, whose embedding is as it was drawn."
 )
+_SWAPPED = "Does a text follow the user's vector? Shared reasons that it names with the own and with another user's."
+_SWAPPED_NOTE = (
+    "The prompt stays the own user's. Of the other user alone: reasons that the other user and the item share, and the "
+    "own user does not have; of the own user alone likewise. Moved: with the other's vector less with the own."
+)
 _SCOPE = (
-    "Intervals are over texts and users, for these trainings ({seeds}): they do not tell how newly trained models would "
-    "write."
+    "Intervals are over texts and users, for these trainings ({seeds}): they do not tell how newly trained models "
+    "would write."
 )
 Rows = Sequence[Mapping[str, Any]]
 
@@ -47,10 +54,11 @@ def write_questions(
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, kind,
-            embeddings_as (``trained`` | ``shuffled`` | ``fixed`` | ``none``), and the paths explanations, scores,
-            summary, graph, texts, and embeddings (or None).
+            embeddings_as (``embeddings.as``), tuned_by, and the paths explanations, scores, summary, graph, texts,
+            core, and embeddings (or None).
         settings: ``words`` (of an opening), ``metrics`` (the first that a data set has is the score), ``ranks`` (upper
-            ends of the ranges, rising) and ``statistics``: that section.
+            ends of the ranges, rising), ``glassbox``: data set -> settings of its world, for those that are one, and
+            ``statistics``: that section.
         out_json: All numbers, unrounded.
         out_md: The tables for people.
 
@@ -62,7 +70,7 @@ def write_questions(
         raise ConfigError(f"paper.questions.ranks: {settings['ranks']} do not rise; sort them")
     statistics = Settings.from_settings(settings["statistics"])
     groups = by_experiment(with_summaries(list(rows)))
-    form, ranked = [], []
+    form, ranked, moved = [], [], []
     for dataset in dict.fromkeys(group[0]["dataset"] for group in groups):
         own = [group for group in groups if group[0]["dataset"] == dataset]
         metric = _metric(own, settings["metrics"])
@@ -72,8 +80,9 @@ def write_questions(
         if ranks is not None:
             for group in own:
                 ranked += _by_rank(group, tables[group[0]["experiment"]], ranks, of, metric, settings, statistics)
-    write_json(out_json, {"form": form, "ranks": ranked})
-    write_text(out_md, _report(form, ranked, settings, statistics))
+        moved += _moved(own, settings["glassbox"].get(dataset), statistics)
+    write_json(out_json, {"form": form, "ranks": ranked, "swapped": moved})
+    write_text(out_md, _report(form, ranked, moved, settings, statistics))
 
 
 def opening(text: str, words: int) -> str:
@@ -195,6 +204,19 @@ def _by_rank(
     return found
 
 
+def _moved(groups: Sequence[Rows], glassbox: dict[str, Any] | None, statistics: Settings) -> list[dict[str, Any]]:
+    if glassbox is None:
+        return []
+    found, by_name = [], {group[0]["experiment"]: group for group in groups}
+    for group in (group for group in groups if group[0]["embeddings_as"] == "swapped"):
+        lines = swapped_named(group, by_name[group[0]["tuned_by"]], glassbox)
+        for side in SIDES:
+            of = lines[lines["side"] == side]
+            numbers = {name: _mean(of, name, statistics) for name in ("real", "swapped", "moved")}
+            found.append(_about(group) | {"side": side} | numbers)
+    return found
+
+
 def _about(rows: Rows) -> dict[str, Any]:
     kept = {key: rows[0][key] for key in ("dataset", "dataset_label", "experiment", "experiment_label", "kind")}
     return kept | {"seeds": [row["seed"] for row in rows]}
@@ -211,7 +233,7 @@ def _mean(table: pd.DataFrame, column: str, statistics: Settings) -> dict[str, A
     return {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
 
 
-def _report(form: Rows, ranked: Rows, settings: Mapping[str, Any], statistics: Settings) -> str:
+def _report(form: Rows, ranked: Rows, moved: Rows, settings: Mapping[str, Any], statistics: Settings) -> str:
     bounds = f"{statistics.confidence:.0%} interval"
     seeds = min(len(row["seeds"]) for row in form)
     notes = [_SCOPE.format(seeds=f"{seeds} seed{'s' * (seeds > 1)}"), *warnings(row["kind"] for row in form)]
@@ -231,6 +253,16 @@ def _report(form: Rows, ranked: Rows, settings: Mapping[str, Any], statistics: S
         parts.append(
             text_table(_RANKS.format(metric=score), ["Experiment", "Rank"], [score, bounds, "N"], lines, [note, *notes])
         )
+    if moved:
+        lines = [
+            (
+                one["dataset_label"],
+                [one["experiment_label"], SIDES[one["side"]], *_cells(one, "real", "swapped", "moved")],
+            )
+            for one in moved
+        ]
+        heads = ["Own vector", bounds, "Other's vector", bounds, "Moved", bounds, "N"]
+        parts.append(text_table(_SWAPPED, ["Experiment", "Reasons"], heads, lines, [_SWAPPED_NOTE, *notes]))
     return "\n".join(parts)
 
 

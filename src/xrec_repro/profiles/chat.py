@@ -10,8 +10,8 @@ import itertools
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,8 @@ from xrec_repro.data.text import encodable
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
-from xrec_repro.profiles.chat_models import ChatModel, LocalModel, RefusedError, ServerModel, Settings
+from xrec_repro.profiles.chat_models import RefusedError, ServerModel, Settings
+from xrec_repro.profiles.local_model import LocalModel
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText
 from xrec_repro.profiles.replies import CUT_THOUGHT, Completion, Messages, read_json, read_plain, without_thoughts
 from xrec_repro.progress import track
@@ -97,7 +98,7 @@ class ChatBackend:
         self._max_words = max_words
         self._seed, self._device, self._sleep = seed, device, sleep
         self._cache = AnswerCache(cache_folder)
-        self._made: ChatModel | None = None
+        self._made: ServerModel | LocalModel | None = None
         self.counts: Counter[str] = Counter()
         self._answering = OneModel("profiles.chat")
 
@@ -168,26 +169,35 @@ class ChatBackend:
         return " ".join(text.split()[: self._max_words])
 
     def _ask(self, kind: str, jobs: list[_Job], tolerated: int) -> None:
-        model = self._model()
-        workers = self._settings["concurrency"] if self._settings["base_url"] else 1
-        failed, without = threading.Event(), itertools.count(1)
+        model, without = self._model(), itertools.count(1)
+
+        def settled(error: UnansweredError) -> Counter[str]:
+            if next(without) > tolerated:
+                raise error
+            log.warning("%s; last reply: %r; left without a text", error, error.reply)
+            return error.counts | Counter(unanswered=1)
+
+        if isinstance(model, LocalModel):
+            for counts in track(self._in_batches(model, jobs, settled), f"{LABELS[kind]} texts", total=len(jobs)):
+                self.counts.update(counts)
+            return
+        failed = threading.Event()
 
         def answer(job: _Job) -> Counter[str]:
             if failed.is_set():
                 return Counter()
             try:
                 return self._answer(model, job)
-            except UnansweredError as error:
-                if next(without) <= tolerated:
-                    log.warning("%s; last reply: %r; left without a text", error, error.reply)
-                    return error.counts | Counter(unanswered=1)
-                failed.set()
-                raise
-            except ModelError:
-                failed.set()
-                raise
+            except ModelError as error:
+                try:
+                    if isinstance(error, UnansweredError):
+                        return settled(error)
+                    raise
+                except ModelError:
+                    failed.set()
+                    raise
 
-        executor = ThreadPoolExecutor(max_workers=workers)
+        executor = ThreadPoolExecutor(max_workers=self._settings["concurrency"])
         try:
             futures = [executor.submit(answer, job) for job in jobs]
             for future in track(as_completed(futures), f"{LABELS[kind]} texts", total=len(futures)):
@@ -196,7 +206,7 @@ class ChatBackend:
             # Requests under way still reach the cache; those not yet begun are given up.
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _model(self) -> ChatModel:
+    def _model(self) -> ServerModel | LocalModel:
         if self._made is None:
             if self._settings["base_url"]:
                 self._made = ServerModel(self._settings, self._seed, self._sleep)
@@ -204,12 +214,51 @@ class ChatBackend:
                 self._made = LocalModel(self._settings, self._seed, self._device)
         return self._made
 
-    def _answer(self, model: ChatModel, job: _Job) -> Counter[str]:
-        """Ask until an answer is valid, put it in the cache, and return what there was to count."""
+    def _in_batches(
+        self, model: LocalModel, jobs: list[_Job], settled: Callable[[UnansweredError], Counter[str]]
+    ) -> Iterator[Counter[str]]:
+        """Ask a local model, `concurrency` prompts at once; what has to be asked again joins the end of the queue."""
+        waiting = deque((job, asking, next(asking)) for job, asking in ((job, self._asking(job)) for job in jobs))
+        while waiting:
+            batch = [waiting.popleft() for _ in range(min(self._settings["concurrency"], len(waiting)))]
+            prompts = []
+            for job, asking, (messages, attempt) in batch:
+                try:
+                    prompts.append((model.encode(messages), (job.key, attempt)))
+                except ModelError as error:
+                    asking.throw(error)
+            for (job, asking, _), completion in zip(batch, model.complete(prompts), strict=True):
+                try:
+                    waiting.append((job, asking, asking.send(completion)))
+                except StopIteration as done:
+                    yield done.value
+                except UnansweredError as error:
+                    yield settled(error)
+
+    def _answer(self, model: ServerModel, job: _Job) -> Counter[str]:
+        """Ask a server until an answer is valid; return what there was to count."""
+        asking = self._asking(job)
+        try:
+            messages, attempt = next(asking)
+            while True:
+                try:
+                    completion = model.complete(messages, job.key, attempt)
+                except ModelError as error:
+                    asking.throw(error)
+                messages, attempt = asking.send(completion)
+        except StopIteration as done:
+            return done.value
+
+    def _asking(self, job: _Job) -> Generator[tuple[Messages, int], Completion, Counter[str]]:
+        """Yield what to ask, with the number of the attempt, until an answer sent is valid; put it in the cache.
+
+        Returns:
+            What there was to count.
+        """
         messages, counts, over_long, problem = job.question, Counter(), "", ""
         for attempt in range(self._settings["attempts"]):
             try:
-                completion = model.complete(messages, job.key, attempt)
+                completion = yield messages, attempt
                 self._answering.note(completion)
             except RefusedError as error:
                 raise UnansweredError(f"{job}: {error}", "", counts) from None

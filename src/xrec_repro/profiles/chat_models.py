@@ -1,6 +1,6 @@
-"""Chat models that answer one conversation at a time: behind an OpenAI-compatible server, or local.
+"""A chat model behind an OpenAI-compatible server; `local_model` has the one that runs here.
 
-openai, torch and transformers are imported by the model that needs them, not by this module.
+openai is imported by the model, not by this module.
 """
 
 from __future__ import annotations
@@ -9,26 +9,22 @@ import ipaddress
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
-from xrec_repro.device import pick_device
-from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ConfigError, ModelError
 from xrec_repro.profiles.bodies import NoCompletionError, read_body
-from xrec_repro.profiles.replies import Completion, Messages, is_thought_tag, opened_thought
-from xrec_repro.seeding import derive_seed, numpy_rng
-from xrec_repro.special_tokens import special_tokens, speller
+from xrec_repro.profiles.replies import Completion, Messages
+from xrec_repro.seeding import numpy_rng
 
 log = logging.getLogger("xrec_repro")
 
 Settings = dict[str, Any]
 
-DTYPE = "auto"  # of a local model: that of its file
 MAX_WAIT_S = 60.0
 _BACKOFF_S = 1.0
 _RETRIED_STATUS = (408, 409, 429)
@@ -47,13 +43,6 @@ _REMEDIES = {
     403: "the key in {variable} may not use this model; check its rights",
     404: "check {section}.base_url (it usually ends in /v1) and {section}.model",
 }
-
-
-class ChatModel(Protocol):
-    """A model that continues a conversation."""
-
-    def complete(self, messages: Messages, *names: object) -> Completion:
-        """Answer the last message; `names` name the random stream of this answer."""
 
 
 class RefusedError(ModelError):
@@ -244,104 +233,3 @@ def check_url(base_url: str, section: str) -> tuple[str, bool]:
         return shown, host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return shown, False
-
-
-class LocalModel:
-    """A chat model run here with transformers, one prompt at a time.
-
-    Args:
-        settings: The section ``profiles.chat``.
-        seed: Of sampling, which has its own stream for every prompt and attempt.
-        device: ``auto``, ``cpu`` or ``cuda``.
-
-    Raises:
-        ModelError: The model cannot be loaded or has no chat template.
-        ConfigError: ``cuda`` was asked for and is not there.
-    """
-
-    def __init__(self, settings: Settings, seed: int, device: str) -> None:
-        from xrec_repro.lm.load import Place, load_causal, local_folder, require_revision, shown_model
-
-        self._settings, self._seed = settings, seed
-        name, revision = settings["model"], settings["revision"]
-        folder = local_folder(name, "profiles.chat")
-        require_revision(name, revision, folder, "profiles.chat")
-        self._shown = shown_model(name, revision, folder)
-        self._device = pick_device(device)
-        place = Place(folder or name, revision, name, self._shown)
-        model, self._tokenizer = load_causal(place, "profiles.chat.model", dtype=DTYPE)
-        if not self._tokenizer.chat_template:
-            raise ModelError(f"profiles.chat.model: {name} has no chat template; choose an instruct model")
-        self._spell = speller(special_tokens(self._tokenizer))
-        self._model = model.to(self._device).eval()
-
-    def complete(self, messages: Messages, *names: object) -> Completion:
-        """Answer the last message, greedily at temperature 0; `names` name the stream of sampling.
-
-        Raises:
-            ModelError: The chat template refuses the conversation, or it is too long for the model.
-        """
-        import torch
-
-        prompt = self._encode(messages)
-        settings, temperature = self._settings, self._settings["temperature"]
-        if temperature > 0:
-            decoding = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-        else:
-            decoding = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        ends = sorted(end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id))
-        pad = self._tokenizer.pad_token_id
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(derive_seed(self._seed, "chat-sampling", *names))
-            output = self._model.generate(
-                input_ids=prompt["input_ids"].to(self._device),
-                attention_mask=prompt["attention_mask"].to(self._device),
-                max_new_tokens=settings["max_new_tokens"],
-                eos_token_id=ends or None,
-                pad_token_id=next(iter(ends), None) if pad is None else pad,
-                **decoding,
-            )
-        asked = prompt["input_ids"].shape[1]
-        new = output[0, asked:].tolist()
-        ended = bool(new) and new[-1] in ends
-        said = new[:-1] if ended else new  # an end need not be a special token of the tokenizer
-        text = decode_reply(self._tokenizer, said, self._tokenizer.decode(output[0, :asked][-32:]))
-        return Completion(text, truncated=bool(new) and not ended, model=self._shown)
-
-    def _encode(self, messages: Messages) -> Any:
-        from jinja2 import TemplateError
-
-        # The special tokens of a prompt are the template's: a review that spells one stays text.
-        messages = [{**message, "content": self._spell(message["content"])} for message in messages]
-        try:
-            prompt = self._tokenizer.apply_chat_template(
-                messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-            )
-        except TemplateError as error:
-            raise ModelError(
-                f"{self._settings['model']}: its chat template refuses the conversation ({error}); choose a "
-                f"model that takes a system message"
-            ) from error
-        tokens, new = prompt["input_ids"].shape[1], self._settings["max_new_tokens"]
-        context = getattr(self._model.config, "max_position_embeddings", None)
-        if context is not None and tokens + new > context:
-            raise ModelError(
-                f"{self._settings['model']}: {tokens} prompt and {new} new tokens exceed its context of "
-                f"{context}; lower profiles.reviews_per_item or items_per_user, or choose another model"
-            )
-        return prompt
-
-
-def decode_reply(tokenizer: Any, ids: Sequence[int], prompt: str) -> str:
-    """Return the text of new tokens with the tags of a thought, which some tokenizers hold as special tokens.
-
-    Args:
-        tokenizer: Of transformers.
-        ids: The new tokens.
-        prompt: What they follow; where its template has opened a thought, the text begins with that tag.
-    """
-    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    thoughts = any(is_thought_tag(special.get(index, "")) for index in ids)
-    if thoughts:
-        ids = [index for index in ids if index not in special or is_thought_tag(special[index])]
-    return opened_thought(prompt) + tokenizer.decode(ids, skip_special_tokens=not thoughts)

@@ -101,7 +101,7 @@ class Chat(Section):
     timeout_s: PositiveNumber = key("of a request, in seconds", 60)
     attempts: Positive = key("for a valid answer", 5)
     max_unanswered: Share = key("stop when more than this share of the texts of a kind has no valid answer", 0.01)
-    concurrency: Positive = key("requests at once", 4)
+    concurrency: Positive = key("requests at once; prompts that a local model reads at once", 4)
 
 
 class Profiles(Section):
@@ -173,12 +173,14 @@ class Embeddings(Section):
     """Which embeddings are adapted."""
 
     of: Name = key("which of the recommenders", "lightgcn")
-    as_: Literal["trained", "shuffled", "fixed", "none"] = key(
+    as_: Literal["trained", "shuffled", "fixed", "none", "swapped"] = key(
         "trained | shuffled (rows permuted: a control) | fixed (one random user and one random item vector for all) | "
-        "none (no reserved tokens in the prompt, and no tuning)",
+        "none (no reserved tokens in the prompt, and no tuning) | swapped (the adapters of `tuned_by` write, and each "
+        "user's prompt stands with another user's vector)",
         "trained",
         alias="as",
     )
+    tuned_by: Name | None = key("swapped: the experiment of the run whose adapters write", None)
 
 
 class Adapter(Section):

@@ -1,0 +1,126 @@
+"""A chat model of transformers that runs here and answers several conversations at once.
+
+torch and transformers are imported by the model, not by this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xrec_repro.device import pick_device
+from xrec_repro.end_tokens import end_ids
+from xrec_repro.errors import ModelError
+from xrec_repro.profiles.replies import Completion, Messages, is_thought_tag, opened_thought
+from xrec_repro.special_tokens import special_tokens, speller
+
+Settings = dict[str, Any]
+
+DTYPE = "auto"  # that of the model's file
+
+
+class LocalModel:
+    """A chat model run here with transformers.
+
+    Args:
+        settings: The section ``profiles.chat``.
+        seed: Of sampling, which has its own stream for every prompt and attempt.
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ModelError: The model cannot be loaded or has no chat template.
+        ConfigError: ``cuda`` was asked for and is not there.
+    """
+
+    def __init__(self, settings: Settings, seed: int, device: str) -> None:
+        from xrec_repro.explainer.injection import Injector
+        from xrec_repro.lm.chat import ChatTemplate
+        from xrec_repro.lm.load import Place, load_causal, local_folder, require_revision, shown_model
+
+        self._settings, self._seed = settings, seed
+        name, revision = settings["model"], settings["revision"]
+        folder = local_folder(name, "profiles.chat")
+        require_revision(name, revision, folder, "profiles.chat")
+        self._shown = shown_model(name, revision, folder)
+        self._device = pick_device(device)
+        place = Place(folder or name, revision, name, self._shown)
+        model, self._tokenizer = load_causal(place, "profiles.chat.model", dtype=DTYPE)
+        self._template = ChatTemplate(self._tokenizer, f"profiles.chat.model: {name}")
+        self._spell = speller(special_tokens(self._tokenizer))
+        self._model = model.to(self._device).eval()
+        self._injector = Injector(self._model, "none")
+
+    def complete(self, asked: Sequence[tuple[list[int], Sequence[object]]]) -> list[Completion]:
+        """Answer prompts in one batch, greedily at temperature 0; in float32 no answer depends on the others.
+
+        Args:
+            asked: Tokens of each prompt (`encode`), and what names its stream of sampling.
+        """
+        import torch
+
+        from xrec_repro.explainer.batching import pad_left
+        from xrec_repro.explainer.decoding import Sampler, decode
+        from xrec_repro.explainer.prompts import Encoded
+
+        prompts = [prompt for prompt, _ in asked]
+        ends = end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        temperature = self._settings["temperature"]
+        sampling = {"decoding": "sampled" if temperature else "greedy", "temperature": temperature}
+        decoded = decode(
+            self._model,
+            self._injector,
+            torch.zeros(len(prompts), 0, self._model.get_input_embeddings().embedding_dim, device=self._device),
+            pad_left([Encoded(prompt, [], ()) for prompt in prompts], next(iter(ends), 0), self._device),
+            Sampler(
+                sampling | {"top_k": 0, "top_p": 1.0}, self._seed, ["\n".join(map(str, names)) for _, names in asked]
+            ),
+            self._settings["max_new_tokens"],
+            dict.fromkeys(ends, "eos"),
+        )
+        return [self._completion(*one) for one in zip(prompts, decoded, strict=True)]
+
+    def _completion(self, prompt: list[int], new: Any) -> Completion:
+        ended = new.finish_reason == "eos"
+        said = new.ids[:-1] if ended else new.ids  # an end need not be a special token of the tokenizer
+        text = decode_reply(self._tokenizer, said, self._tokenizer.decode(prompt[-32:]))
+        return Completion(text, truncated=not ended, model=self._shown)
+
+    def encode(self, messages: Messages) -> list[int]:
+        """Return the tokens of a conversation, up to where the model's turn begins.
+
+        Raises:
+            ModelError: The chat template refuses the conversation, or it is too long for the model.
+        """
+        from jinja2 import TemplateError
+
+        # The special tokens of a prompt are the template's: a review that spells one stays text.
+        messages = [{**message, "content": self._spell(message["content"])} for message in messages]
+        try:
+            prompt = self._template.ids(self._template.render(messages))
+        except TemplateError as error:
+            raise ModelError(
+                f"{self._settings['model']}: its chat template refuses the conversation ({error}); choose another model"
+            ) from error
+        new = self._settings["max_new_tokens"]
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        if context is not None and len(prompt) + new > context:
+            raise ModelError(
+                f"{self._settings['model']}: {len(prompt)} prompt and {new} new tokens exceed its context of "
+                f"{context}; lower profiles.reviews_per_item or items_per_user, or choose another model"
+            )
+        return prompt
+
+
+def decode_reply(tokenizer: Any, ids: Sequence[int], prompt: str) -> str:
+    """Return the text of new tokens with the tags of a thought, which some tokenizers hold as special tokens.
+
+    Args:
+        tokenizer: Of transformers.
+        ids: The new tokens.
+        prompt: What they follow; where its template has opened a thought, the text begins with that tag.
+    """
+    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    thoughts = any(is_thought_tag(special.get(index, "")) for index in ids)
+    if thoughts:
+        ids = [index for index in ids if index not in special or is_thought_tag(special[index])]
+    return opened_thought(prompt) + tokenizer.decode(ids, skip_special_tokens=not thoughts)
