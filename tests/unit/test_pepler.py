@@ -17,6 +17,7 @@ from xrec_repro.methods.driver import fit, gather, load_fitted, make_method, wri
 from xrec_repro.methods.pepler import PeplerSettings
 from xrec_repro.methods.pepler_model import Features, Words, first_vectors
 from xrec_repro.shards import Shard
+from xrec_repro.training import Plan
 
 LLM = {"source": "local", "dtype": "float32", "attention": "sdpa", "quantisation": "none"}
 GENERATION = {"subset": 1.0, "subset_seed": 42, "batch_size": 4, "max_new_tokens": 12, "decoding": "greedy"}
@@ -186,6 +187,19 @@ def test_as_many_examples_are_learnt_as_asked_for(folder, tmp_path):
     report, fitted = trained(folder, tmp_path / "method", max_examples=3)
     assert report["train_examples"] == 3
     assert fitted.facts["known"] == {"user": [0, 1, 2], "item": [0, 1, 2]}
+
+
+def test_pools_have_each_example_once_and_like_lengths_together():
+    rows = [(0, 0, None, [0] * (row * 7 % 40), None) for row in range(1003)]
+    made = pepler_fit.Prompting(torch.nn.Linear(1, 1), rows, rows, 4, 0, pools=True)
+    plan = Plan(name="tuning", rate_key="", seed=1, epochs=2, batch_size=4, optimizer=torch.optim.SGD)
+    first, second = (made.batches(epoch, plan) for epoch in range(2))
+    assert first != second and first == made.batches(0, plan)
+    for batches in (first, second):
+        assert sorted(row for batch in batches for row in batch) == list(range(1003))
+        assert len(batches) == made.steps(plan) and sorted(map(len, batches)) == [3] + [4] * 250
+        spread = [max(lengths) - min(lengths) for lengths in ([len(rows[row][3]) for row in b] for b in batches)]
+        assert sum(spread) / len(spread) < 2
 
 
 def test_the_curve_counts_examples_over_both_stages(folder, tmp_path):

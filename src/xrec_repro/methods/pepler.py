@@ -32,6 +32,8 @@ class PeplerSettings(Settings):
         max_examples: At most so many of the train split, in its order; null: all.
         epochs: At most, in each stage.
         batch_size: Texts a step.
+        order: ``random`` (the authors), or ``pools``: batches of like length out of pools of random texts, which have
+            fewer pads to compute.
         learning_rate: Of AdamW; the authors: 1e-4 for the discrete prompt.
         stopping: What ends a stage before: ``endured``, epochs that do not improve the validation loss, over all the
             stage (the authors), or ``patience``, such epochs in a row.
@@ -55,6 +57,7 @@ class PeplerSettings(Settings):
     max_examples: Positive | None = None
     epochs: Positive = 100
     batch_size: Positive = 128
+    order: Literal["random", "pools"] = "random"
     learning_rate: PositiveNumber = 1.0e-3
     stopping: Literal["endured", "patience"] = "endured"
     patience: Positive = 5

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,10 +25,12 @@ from xrec_repro.methods.pepler_model import (
     load_language_model,
     rating_head,
 )
+from xrec_repro.seeding import numpy_rng
 from xrec_repro.training import Plan, Progress, Trainee, curve_rows, train
 
 CHECKPOINT_EVERY = 100  # steps from one saved state to the next
 EPSILON = 1e-6
+POOL = 50  # batches
 
 
 class AdamW(torch.optim.AdamW):
@@ -55,9 +58,24 @@ class Prompting(Trainee):
     The loss is that of the texts plus the weighted one of ratings; epochs are chosen by the sum without the weight.
     """
 
-    def __init__(self, module: Prompted, shown: Sequence[tuple], kept: Sequence[tuple], size: int, pad: int) -> None:
+    def __init__(
+        self, module: Prompted, shown: Sequence[tuple], kept: Sequence[tuple], size: int, pad: int, pools: bool = False
+    ) -> None:
         self.module, self.shown, self.kept, self.rows, self.size = module, shown, kept, len(shown), size
+        self.pools = pools
         self.collate = partial(collate, pad=pad, device=next(module.parameters()).device)
+
+    def batches(self, epoch: int, plan: Plan) -> list[list[int]]:
+        """Return batches of random rows; with pools, of like length among those of `POOL` batches, in random order."""
+        batches = super().batches(epoch, plan)
+        if not self.pools:
+            return batches
+        order, sorted_rows = list(chain.from_iterable(batches)), []
+        for start in range(0, len(order), POOL * self.size):
+            pool = order[start : start + POOL * self.size]
+            sorted_rows += sorted(pool, key=lambda row: len(self.shown[row][3]))
+        places = numpy_rng(plan.seed, f"{plan.name} batches", epoch).permutation(len(batches)) * self.size
+        return [sorted_rows[place : place + self.size] for place in places]
 
     def loss(self, batch: Sequence[int]) -> Tensor:
         """Return the losses of a batch's rows, [B]."""
@@ -144,7 +162,7 @@ class Fitting(Pepler):
             identity=self.run.identity,
             save_every=CHECKPOINT_EVERY,
         )
-        return part, train(Prompting(module, *rows, plan.batch_size, words.pad), plan)
+        return part, train(Prompting(module, *rows, plan.batch_size, words.pad, self.settings.order == "pools"), plan)
 
 
 def _told(stage: Progress) -> dict[str, Any]:

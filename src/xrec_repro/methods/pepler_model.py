@@ -171,7 +171,8 @@ class Prompted(nn.Module):
         The last place of the prompt must say the token that begins a text: it counts like a word.
         """
         logits = self.logits(prefix, batch.ids, batch.mask, batch.ids.shape[1] + 1)[:, :-1].float()
-        losses = F.cross_entropy(logits.transpose(1, 2), batch.ids, reduction="none") * batch.mask
+        losses = F.cross_entropy(logits.flatten(0, 1), batch.ids.flatten(), reduction="none").view_as(batch.mask)
+        losses = losses * batch.mask
         return losses.sum(dim=1) * (len(losses) / batch.mask.sum())
 
     def ratings(self, prefix: Tensor) -> Tensor:
