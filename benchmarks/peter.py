@@ -133,17 +133,21 @@ def measure_epoch(args: argparse.Namespace, method: Any, network: Peter, rows: R
     record(args, "peter_epoch", times, data, facts)
 
 
+MEASURES = {"decoding": measure_decoding, "epoch": measure_epoch}
+
+
 def main(args: argparse.Namespace) -> None:
-    """Measure both."""
+    """Measure both, or what was asked for."""
     args.texts, args.batch = (20, 4) if args.smoke else (args.texts, args.batch)
     made = material(args)
-    measure_decoding(args, *made)
-    measure_epoch(args, *made)
+    for name in args.only:
+        MEASURES[name](args, *made)
 
 
 def options() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = arguments(__doc__, rounds=3)
+    parser.add_argument("--only", nargs="+", choices=MEASURES, default=[*MEASURES], help="which to run (default: all)")
     parser.add_argument("--texts", type=int, default=128, help="texts of an epoch (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=16, help="texts decoded at once (default: %(default)s)")
     return parser
