@@ -13,10 +13,12 @@ from typing import Any
 
 from xrec_repro.config import experiment_pairs, load_config
 from xrec_repro.errors import DataError, XRecError
+from xrec_repro.estimates import estimates
 from xrec_repro.io import read_json, require_file, write_text
 from xrec_repro.paper.render import number, p_value, span, text_table
 from xrec_repro.scores import Run, load_runs
-from xrec_repro.statistics import Comparison, Settings, compare_runs, corrected, estimates
+from xrec_repro.statistic_settings import Settings
+from xrec_repro.statistics import Comparison, compare_runs, corrected
 
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = "faithfulness_f1"

@@ -12,7 +12,7 @@ from docutils.core import publish_parts
 STEMS = (
     "table1", "table2", "table3", "figure2", "figure2_zoomed", "figure3", "figure4", "embeddings", "groups",
     "costs", "jobs", "sweeps",
-    "examples", "claims", "statistics", "audit", "browse", "workflow",
+    "examples", "claims", "questions", "statistics", "audit", "browse", "workflow",
 )  # fmt: skip
 
 
