@@ -41,7 +41,7 @@ def test_what_is_joined_stands_in_the_order_of_the_metrics(seeds):
     files, folders = seeds
     stages.score_by_models({"usr": {}}, files, folders, "cpu", "f")
     found = stages.score_and_merge({"distinct": {}}, ["usr", "distinct"], files, folders)
-    assert [list(cell)[0] for cell in found.values()] == ["usr", "usr"]
+    assert [next(iter(cell)) for cell in found.values()] == ["usr", "usr"]
     names = pq.read_schema(folders[1] / "scores.parquet").names
     assert names[:2] == ["example_id", "usr"] and names[2].startswith("distinct")
     assert list(read_json(folders[0] / "summary.json")) == names[1:]
