@@ -156,11 +156,11 @@ class Scorer(Section):
     """A small scorer, trained on train-split references."""
 
     vocabulary: Vocabulary = key("tokens that it knows")
-    hidden: Positive = key("width of its layers", 64)
+    hidden: Positive = key("width of its layers")
     layers: Positive = key("how many it has", 2)
     heads: Positive = key("of attention, a layer", 2)
     context: Length = key("tokens that it reads at most", 512)
-    pairs: Positive = key("made of references to train it on", 12000)
+    pairs: Positive = key("made of references to train it on")
     steps: Positive = key("of training")
     batch_size: Positive = key("pairs a step", 64)
     learning_rate: PositiveNumber = key("of AdamW, its highest", 4.0e-3)
