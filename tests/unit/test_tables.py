@@ -479,7 +479,7 @@ def test_rows_without_a_counterpart_show_no_difference(tmp_path, root, changes):
 
 
 def test_a_model_that_the_study_does_not_have_is_refused(tmp_path, root):
-    message = r"experiments\.xrec\.published_model: the study has no 'XRec2'; known: .*XRec w/o embed\., XRec w/o inj"
+    message = r"experiments\.xrec\.published_model: no paper has 'XRec2'; known: .*XRec w/o embed\., XRec w/o inj"
     with pytest.raises(DataError, match=message):
         make(tmp_path, root, [entry(0.4, published_model="XRec2")])
 

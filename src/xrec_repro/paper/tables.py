@@ -58,7 +58,7 @@ def make_score_table(
         entries: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed,
             summary (column -> mean, std, n, signature, and maybe missing), kind (one of `kinds.LABELS`), and maybe
             failed (metric without scores -> why), few (only a part of the test set was explained), test_examples (of
-            the whole test set) and published_model (the study's name of the experiment, or None).
+            the whole test set) and published_model (the study's name of the experiment, or a baseline's, or None).
         published_as_by_dataset: Data set -> its name in the published tables, or None.
         resources_folder: The folder ``resources``.
         out_csv: Where the CSV file goes.
@@ -79,7 +79,7 @@ def make_score_table(
         raise DataError(f"{out_csv}: there is nothing to print; name an experiment in run.experiments")
     published = {1: load_published_table1(resources_folder), 2: load_published_table2(resources_folder)}
     check_published_names(published_as_by_dataset, published[1])
-    _check_models(entries, {row.model for row in published[2]})
+    _check_models(entries, {study_name(row.model) for rows in published.values() for row in rows})
     names, comparable = published_as_by_dataset, Comparable(resources_folder)
     rows = list(
         score_rows(f"table {number}", entries, published[number], names, comparable, show_difference, all_published)
@@ -103,7 +103,7 @@ def _check_models(entries: Sequence[Mapping[str, Any]], known: set[str]) -> None
         name = entry.get("published_model")
         if name is not None and study_name(name) not in known:
             raise DataError(
-                f"experiments.{entry['experiment']}.published_model: the study has no {name!r}; "
+                f"experiments.{entry['experiment']}.published_model: no paper has {name!r}; "
                 f"known: {', '.join(sorted(known))}"
             )
 

@@ -30,7 +30,7 @@ class Experiment(Entry):
 
     label: Text = key("in tables and figures; its name, if left out", None)
     method: str = key("a key of methods", "xrec")
-    published_model: Text | None = key("its name in the study's tables", None)
+    published_model: Text | None = key("its name in the published tables", None)
     overrides: dict[str, Any] = key("of the method's own settings and of the sections that it reads", {})
     per_dataset: dict[Name, dict[str, Any]] = key("further overrides, by data set", None)
 
