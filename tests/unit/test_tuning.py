@@ -15,6 +15,7 @@ SETTINGS = {
     "epochs": 2,
     "batch_size": 3,
     "learning_rate": 1e-2,
+    "schedule": "constant",
     "max_examples": None,
     "micro_batch_size": None,
     "activation_checkpointing": False,
@@ -91,10 +92,11 @@ def test_a_checkpoint_of_other_settings_or_a_damaged_one_is_not_resumed(tmp_path
     assert tune(explainer(), examples, SETTINGS, 1, checkpoint, fingerprint="new") == want
 
 
-def test_tuning_lowers_the_loss(tmp_path, explainer, examples):
+@pytest.mark.parametrize(("schedule", "rate"), [("constant", 1e-2), ("one_cycle", 3e-2)])
+def test_tuning_lowers_the_loss(tmp_path, explainer, examples, schedule, rate):
     made = explainer(dropout=0.0)
     before = sum(held_out_losses(made, examples, 4))
-    tune(made, examples, SETTINGS | {"epochs": 20}, 1, tmp_path / "c")
+    tune(made, examples, SETTINGS | {"epochs": 20, "schedule": schedule, "learning_rate": rate}, 1, tmp_path / "c")
     assert sum(held_out_losses(made, examples, 4)) < 0.95 * before
 
 

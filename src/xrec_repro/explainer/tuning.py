@@ -17,7 +17,7 @@ from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 from xrec_repro.identity import digest_json, significant
-from xrec_repro.training import Plan, Trainee, train
+from xrec_repro.training import Plan, Trainee, one_cycle, train
 
 
 def example_losses(
@@ -160,6 +160,7 @@ def tune(
         epochs=settings["epochs"],
         batch_size=settings["batch_size"],
         optimizer=partial(torch.optim.Adam, lr=settings["learning_rate"]),
+        schedule=one_cycle if settings["schedule"] == "one_cycle" else None,
         at_once=settings["micro_batch_size"],
         early_stopping=settings["early_stopping"],
         checkpoint=checkpoint,

@@ -224,6 +224,9 @@ class Tuning(Section):
     epochs: Positive = key("over the train examples; the study: 1", 2)
     batch_size: Positive = key("examples a step; the study: 1", 16)
     learning_rate: PositiveNumber = key("of Adam; the study: 1e-4, a small model needs more", 5.0e-3)
+    schedule: Literal["constant", "one_cycle"] = key(
+        "constant (the study) | one_cycle: the rate rises in the first tenth of the steps, then falls to 0", "constant"
+    )
     max_examples: Positive | None = key("at most so many of the train split, drawn by the run's seed; null: all", None)
     micro_batch_size: Positive | None = key(
         "examples of a batch that the language model reads at once, gradients add up; null: all", None
