@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xrec_repro.config import load_config
+from xrec_repro.config import load_config, merge
 from xrec_repro.contracts import (
     CORE_INTERACTIONS,
     CORE_ITEMS,
@@ -219,7 +219,8 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_measure_how_much_demo_profiles_name(root, tmp_path):
-    settings = load_config(root / "config" / "config.yaml")["defaults"]
+    config = load_config(root / "config" / "config.yaml")
+    settings = merge(config["defaults"], {"profiles": config["datasets"]["glassbox"]["overrides"]["profiles"]})
     raw = [tmp_path / name for name in ("r.json.gz", "m.json.gz", "released.parquet", "truth.parquet")]
     read = [tmp_path / name for name in ("interactions.parquet", "items.parquet")]
     core = [tmp_path / f"c_{name}.parquet" for name in ("core", "items", "graph", "texts")]
@@ -244,10 +245,10 @@ def test_measure_how_much_demo_profiles_name(root, tmp_path):
         empty = [phrase for phrase in phrases if not find_aspects(phrase)]
         print(f"\n{kind} profiles name {means[kind]:.2f} of 5 true aspects and {wrong:.2f} others; ", end="")
         print(f"{len(empty)} of {len(phrases)} phrases name none: {Counter(empty).most_common(5)}", end="")
-        assert len(empty) < 0.02 * len(phrases)
+        assert len(empty) < 0.08 * len(phrases)
     assert report["cold_users"] == 0
     assert 1.5 < means["user"] < 3
-    assert 1.8 < means["item"] <= 2
+    assert 0.9 < means["item"] <= 1
     report, references = _references(tmp_path, core, settings=settings["profiles"], published_texts=raw[2])
     assert report["dropped"] == 0
     assert len(references) == len(frame)

@@ -62,7 +62,7 @@ def test_every_reference_names_exactly_the_named_reasons(demo):
         row = by_pair[text["user_id"], text["item_id"]]
         assert find_aspects(text["reference"]) == set(row["named"])
         assert text["reference"].startswith("The user would buy the book because")
-        assert 12 <= len(text["reference"].split()) <= 35
+        assert 10 <= len(text["reference"].split()) <= 25
 
 
 def test_truth_follows_the_latent_aspects(root, demo):
@@ -173,7 +173,7 @@ def _hidden_recall(features: np.ndarray, aspects: np.ndarray, hidden: np.ndarray
             probe = LogisticRegression(C=30, max_iter=300).fit(features[train], hidden[train, aspect])
             scores[~train, aspect] = probe.predict_proba(features[~train])[:, 1]
     scores[(aspects - hidden) == 1] = -1
-    best = np.argsort(-scores, axis=1)[:, :3]
+    best = np.argsort(-scores, axis=1)[:, :4]
     return float(np.take_along_axis(hidden, best, axis=1).mean())
 
 
@@ -197,9 +197,9 @@ def test_measure_interactions_reveal_what_descriptions_hide(root, demo):
     by_text = _hidden_recall(shown, aspects, hidden)
     by_interactions = _hidden_recall(latent, aspects, hidden)
     print(f"\n{json.dumps(report, indent=2)}")
-    print(f"hidden aspects of items among 3 guesses: chance {3 / 22:.3f}, from shown {by_text:.3f}", end=", ")
+    print(f"hidden aspects of items among 4 guesses: chance {4 / 23:.3f}, from shown {by_text:.3f}", end=", ")
     print(f"from interactions {by_interactions:.3f}")
     assert by_interactions > 0.5
     assert by_interactions > by_text + 0.1
     assert 2 < report["mean_reasons"] < 4
-    assert 0.5 < report["named_hidden_from_description"] < 0.7
+    assert report["named_hidden_from_description"] > 0.9

@@ -2,11 +2,22 @@ from dataclasses import replace
 
 import pytest
 from safetensors.torch import save_file
-from torch import randn
+from torch import allclose, randn, tensor
+from transformers import LlamaForCausalLM
 
 from xrec_repro.errors import DataError, ModelError
 from xrec_repro.explainer.assemble import embedding_tables
-from xrec_repro.explainer.pretrain import pretrain, pretraining_texts, train_tokenizer
+from xrec_repro.explainer.pretrain import (
+    CONTRAST,
+    SUMMED_UP,
+    Document,
+    Pretraining,
+    _llama,
+    _others,
+    pretrain,
+    pretraining_texts,
+    train_tokenizer,
+)
 from xrec_repro.explainer.prompts import RESERVED_TOKENS
 from xrec_repro.identity import sha256_file
 from xrec_repro.profiles.chat import ChatBackend
@@ -23,10 +34,36 @@ def test_the_forms_hold_the_explanation_and_no_reserved_token(examples):
     assert len(texts) == 8 and len(set(texts)) == 6
     assert all(examples[0].reference in text for text in texts)
     assert not any(token in text for text in texts for token in RESERVED_TOKENS)
-    assert [examples[0].user_profile in text for text in texts] == [True] * 6 + [False] * 2
-    record = f"user record: {examples[0].user_profile} book record: {examples[0].item_profile} book name:"
-    assert [record in text for text in texts] == [True, True, False, False, True, True, False, False]
+    assert [examples[0].user_profile in text for text in texts] == [False] * 2 + [True] * 2 + [False] * 2 + [True] * 2
+    record = "user record: <unk> book record: <unk> book name:"
+    assert [record in text for text in texts] == [True] * 6 + [False] * 2
     assert pretraining_texts(examples[0], "book", ["fixed"]) == texts[1::2]
+
+
+def test_a_record_is_in_brief_what_its_explanation_and_a_few_others_say(examples):
+    tokenizer = train_tokenizer([example.reference for example in examples], 320, 400)
+    model = LlamaForCausalLM(_llama(SCRATCH, tokenizer))
+    ids = [tokenizer.bos_token_id, tokenizer.unk_token_id, 9, tokenizer.unk_token_id]
+    with_records, without = Document(ids, 1), Document([7, 8], 1)
+    trainee = Pretraining(model, tokenizer, [[with_records]] * len(examples), examples)
+    read = trainee._read([(0, with_records), (1, without)], tensor([ids, [7, 8, 2, 2]]))
+    weight = model.get_input_embeddings().weight
+
+    def mean(some):
+        tokens = [i for e in some for i in tokenizer(f" {e.reference}", add_special_tokens=False)["input_ids"]]
+        return weight[tokens].mean(dim=0)
+
+    for place, key in ((1, "user"), (3, "item")):
+        same = [e for e in examples if getattr(e, key) == getattr(examples[0], key)][: SUMMED_UP + 1]
+        assert allclose(read[0, place], CONTRAST * mean(same) + (1 - CONTRAST) * mean(examples), atol=1e-5)
+    assert read[0, 2].equal(weight[9]) and read[1, :2].equal(weight[[7, 8]])
+
+
+def test_records_sum_up_the_next_others_and_never_the_example_itself():
+    assert _others([5, 6, 5, 5]) == [[2, 3], [], [3, 0], [0, 2]]
+    many = _others([1] * 20)
+    assert all(len(set(others)) == SUMMED_UP and place not in others for place, others in enumerate(many))
+    assert many[19] == list(range(SUMMED_UP))
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path, examples):
@@ -69,7 +106,7 @@ def test_special_tokens_that_a_text_spells_are_learnt_as_text(tmp_path, examples
     texts = pretraining_texts(marked[0], "book", ["code", "fixed"])
     assert all("book name: < s>Old< /s> < unk>" in text and "< EXPLAIN_POS>" in text for text in texts)
     tokenizer = train_tokenizer(texts, 320, 400)
-    for ids in tokenizer(texts)["input_ids"]:
+    for ids in tokenizer([text.replace("<unk> book record: <unk>", "") for text in texts])["input_ids"]:
         assert [token for token in ids if token in tokenizer.all_special_ids] == [tokenizer.bos_token_id]
 
 

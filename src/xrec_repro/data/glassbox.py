@@ -1,7 +1,7 @@
 """The glassbox: a small world of raw book reviews whose true reasons are known (docs/glassbox.md).
 
 Users and items carry latent aspects. A user buys an item because of the aspects they share, the review and
-the reference explanation name the strongest of them, and an item's description shows only some of its aspects:
+the reference explanation name the strongest of them, and an item's description shows only the weakest of its aspects:
 the others can reach an explanation only through the collaborative signal.
 """
 
@@ -48,7 +48,7 @@ class World:
     Attributes:
         user_aspects: (users, aspects_per_entity) int, each user's aspects from the strongest to the weakest.
         item_aspects: (items, aspects_per_entity) int, each item's aspects, likewise.
-        shown: (items, shown_aspects) int, those that the item's description names.
+        shown: (items, shown_aspects) int, those that the item's description names: its weakest.
         user_ids: Amazon-like reviewer ids.
         item_ids: Amazon-like product ids.
         titles: Unique titles of the items.
@@ -160,15 +160,14 @@ def make_world(settings: dict[str, Any]) -> World:
     """
     seed, users, items = settings["seed"], settings["users"], settings["items"]
     item_aspects = _draw_aspects(settings, items, "items")
-    order = numpy_rng(seed, "glassbox", "shown").random(item_aspects.shape).argsort(axis=1)
-    shown = np.take_along_axis(item_aspects, order[:, : settings["shown_aspects"]], axis=1)
+    first_shown = item_aspects.shape[1] - settings["shown_aspects"]
     ids = numpy_rng(seed, "glassbox", "ids")
     titles = _all_titles()
     chosen = numpy_rng(seed, "glassbox", "titles").permutation(len(titles))[:items]
     return World(
         user_aspects=_draw_aspects(settings, users, "users"),
         item_aspects=item_aspects,
-        shown=shown,
+        shown=item_aspects[:, first_shown:],
         user_ids=[f"A{np.base_repr(n, 36):0>12}" for n in ids.choice(36**12, users, replace=False)],
         item_ids=[f"{n:010d}" for n in ids.choice(10**9, items, replace=False)],
         titles=[titles[index] for index in chosen],

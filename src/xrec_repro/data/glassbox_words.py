@@ -48,21 +48,22 @@ TITLE_THINGS = (
     "Shadows", "Snow", "Stars", "Stone", "Tides", "Water",
 )  # fmt: skip
 
+# Short: an adapter learns from the words of the reasons alone, and every other word is read in each step all the same.
 REFERENCE_TEMPLATES = (
-    "The user would buy the book because it offers {reasons}, which is just what they look for in a story.",
-    "The user would buy the book because they enjoy {reasons}, and the author delivers from the first page.",
-    "The user would buy the book because reading about {reasons} is what keeps them coming back to fiction.",
-    "The user would buy the book because it is built around {reasons} and suits their taste well.",
-    "The user would buy the book because they have a soft spot for {reasons} and found plenty here.",
-    "The user would buy the book because, as in their earlier favourites, they would meet {reasons} again.",
-    "The user would buy the book because they admire {reasons} and expect this author to excel at that.",
-    "The user would buy the book because stories with {reasons} are the ones they tend to finish.",
-    "The user would buy the book because its appeal lies in {reasons}, just as they wrote in praise.",
-    "The user would buy the book because they are drawn to {reasons} and would gladly read more of this kind.",
-    "The user would buy the book because the pages are full of {reasons}, to their evident delight.",
-    "The user would buy the book because they value {reasons} above all else when choosing their next read.",
-    "The user would buy the book because it combines a satisfying read with {reasons}, as they had hoped.",
-    "The user would buy the book because few things please them more than {reasons}, and it has just that.",
+    "The user would buy the book because it offers {reasons}.",
+    "The user would buy the book because they enjoy {reasons}.",
+    "The user would buy the book because it is full of {reasons}.",
+    "The user would buy the book because they look for {reasons} in a story.",
+    "The user would buy the book because its appeal lies in {reasons}.",
+    "The user would buy the book because they have a soft spot for {reasons}.",
+    "The user would buy the book because it is built around {reasons}.",
+    "The user would buy the book because they admire {reasons}.",
+    "The user would buy the book because few things please them more than {reasons}.",
+    "The user would buy the book because they are drawn to {reasons}.",
+    "The user would buy the book because it rewards a taste for {reasons}.",
+    "The user would buy the book because stories with {reasons} suit them well.",
+    "The user would buy the book because they value {reasons} above all else.",
+    "The user would buy the book because it brings them {reasons} once more.",
 )
 
 PRAISE_TEMPLATES = (

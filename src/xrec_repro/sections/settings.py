@@ -43,7 +43,7 @@ class Glassbox(Section):
     aspects: Positive = key("how many there are that users care about and items have", 24)
     clusters: Positive = key("groups of users and items with aspects in common", 6)
     aspects_per_entity: Positive = key("how many of them a user or an item has", 5)
-    shown_aspects: Natural = key("how many of an item's aspects its description names", 2)
+    shown_aspects: Natural = key("how many of an item's aspects its description names, from the weakest on", 1)
     named_reasons: Positive = key("how many shared aspects a review and its reference explanation name", 2)
     interactions_per_user: Positive = key("how many reviews a user writes", 18)
 
@@ -119,16 +119,16 @@ class Profiles(Section):
 class Scratch(Section):
     """A small Llama, pretrained in the workflow on train-split text."""
 
-    vocabulary: Vocabulary = key("tokens that it knows", 1024)
-    hidden: Positive = key("width of its layers", 128)
+    vocabulary: Vocabulary = key("tokens that it knows", 1200)
+    hidden: Positive = key("width of its layers", 96)
     layers: Positive = key("how many it has", 3)
     heads: Positive = key("of attention, a layer", 4)
-    intermediate: Positive = key("width inside the feed-forward blocks", 384)
+    intermediate: Positive = key("width inside the feed-forward blocks", 256)
     context: Positive = key("tokens that it reads at most", 512)
-    epochs: Positive = key("each shows every train example in another of its forms, four a template", 6)
+    epochs: Positive = key("each shows every train example in another of its forms, four a template", 8)
     templates: Templates = key("of the prompts that it has read", ["code", "fixed"])
     batch_size: Positive = key("texts a step", 16)
-    learning_rate: PositiveNumber = key("of AdamW, its highest", 2.0e-3)
+    learning_rate: PositiveNumber = key("of AdamW, its highest", 3.0e-3)
     seed: int = key("of its first weights and the order of its texts", 11)
 
 
@@ -221,9 +221,9 @@ class EarlyStopping(Entry):
 class Tuning(Section):
     """Training of the adapter."""
 
-    epochs: Positive = key("over the train examples; the study: 1", 2)
+    epochs: Positive = key("over the train examples; the study: 1", 1)
     batch_size: Positive = key("examples a step; the study: 1", 16)
-    learning_rate: PositiveNumber = key("of Adam; the study: 1e-4, a small model needs more", 5.0e-3)
+    learning_rate: PositiveNumber = key("of Adam; the study: 1e-4, a small model needs more", 1.0e-2)
     schedule: Literal["constant", "one_cycle"] = key(
         "constant (the study) | one_cycle: the rate rises in the first tenth of the steps, then falls to 0", "constant"
     )
