@@ -29,7 +29,7 @@ class Run(Section):
     name: Name = key("results go to {results}/{name}/", "demo")
     results: Text = key("folder of all runs", "results")
     seeds: Annotated[list[Seed], Field(min_length=1, json_schema_extra=UNIQUE)] = key(
-        "training, tuning and generation are done once a seed", [1]
+        "training, tuning and generation are done once a seed", [1, 2, 3]
     )
     experiments: Annotated[list[Pair], Field(min_length=1, json_schema_extra=UNIQUE)] = key(
         "data set/experiment pairs; an overlay's {add: [pairs]} extends the list",
