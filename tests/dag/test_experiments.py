@@ -10,7 +10,7 @@ from tests.dag.test_dry_runs import dry_run, jobs
 
 def planned(root: Path, folder: Path, config: dict) -> dict[str, int]:
     overlay = folder / "overlay.yaml"
-    overlay.write_text(yaml.safe_dump(config))
+    overlay.write_text(yaml.safe_dump(config | {"run": {"seeds": [1]} | config.get("run", {})}))
     return jobs(dry_run(root, folder, "--cores", "2", "--configfile", str(overlay)))
 
 

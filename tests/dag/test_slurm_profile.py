@@ -38,7 +38,7 @@ def every_metric(root, tmp_path_factory) -> Path:
 def shards(every_metric) -> Path:
     """The same, with generation and judging in shards."""
     overlay = every_metric.with_name("shards.yaml")
-    scatter = {"scatter": {"generation": 3, "judging": 2}}
+    scatter = {"run": {"seeds": [1]}, "scatter": {"generation": 3, "judging": 2}}
     overlay.write_text(yaml.safe_dump(yaml.safe_load(every_metric.read_text()) | scatter))
     return overlay
 
@@ -204,6 +204,6 @@ def test_as_many_shards_share_a_job_as_the_variable_says(root, shards, tmp_path,
     printed = snakemake(root, shards, *options, **RENAMED, XREC_SHARDS_PER_JOB="3")
     blocks = re.findall(r"Group job (\w+) .*\n((?:\n|    .*\n)+)", printed)
     found = [(group, len(re.findall(r"^    rule (\w+):$", block, flags=re.MULTILINE))) for group, block in blocks]
-    # Six experiments: 18 shards of generation in threes, 12 of the local judge in threes.
+    # Six experiments, one seed: 18 shards of generation in threes, 12 of the local judge in threes.
     assert sorted(found) == [("generation", 3)] * 6 + [("llamascore", 3)] * 4
     assert "rule score_gptscore_shard" in printed
