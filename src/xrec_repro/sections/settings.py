@@ -125,7 +125,7 @@ class Scratch(Section):
     heads: Positive = key("of attention, a layer", 4)
     intermediate: Positive = key("width inside the feed-forward blocks", 256)
     context: Positive = key("tokens that it reads at most", 512)
-    epochs: Positive = key("each shows every train example in another of its forms, four a template", 8)
+    epochs: Positive = key("each shows every train example in another of its forms, four a template", 12)
     templates: Templates = key("of the prompts that it has read", ["code", "fixed"])
     batch_size: Positive = key("texts a step", 16)
     learning_rate: PositiveNumber = key("of AdamW, its highest", 3.0e-3)
