@@ -13,8 +13,9 @@ from xrec_repro.accounting.attempts import Attempts, node_name
 from xrec_repro.accounting.energy import Meter
 from xrec_repro.accounting.machine import gpu_uuids, part_of_machine
 from xrec_repro.errors import DataError
-from xrec_repro.identity import digest_json, path_digest, significant, versions
+from xrec_repro.identity import digest_json, path_digest, versions
 from xrec_repro.io import read_json, write_json
+from xrec_repro.neutral import significant
 
 PACKAGE = Path(__file__).parent
 _ABOVE = 3  # of the scores of a metric, those of all seeds of an experiment lie in its folder

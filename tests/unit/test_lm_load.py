@@ -12,8 +12,9 @@ import torch
 from xrec_repro.config import load_config
 from xrec_repro.errors import ModelError
 from xrec_repro.explainer.llm import load_llm
-from xrec_repro.identity import sha256_file, significant
+from xrec_repro.identity import sha256_file
 from xrec_repro.lm.load import llm_place, load_pretrained, local_folder, package_file, shown_model
+from xrec_repro.neutral import significant
 
 LLM = {"source": "local", "dtype": "float32", "attention": "sdpa", "quantisation": "none"}
 WORDS = ["<unk>", "<s>", "</s>", "a", "b", "ab", "\u0120", "\u0120a"]

@@ -16,10 +16,10 @@ from tests.unit.test_scorers import SETTINGS as SCORER
 from tests.unit.test_tuning import SETTINGS as TUNING
 from xrec_repro.explainer.bundle import pack
 from xrec_repro.explainer.tuning import tune
-from xrec_repro.identity import NEUTRAL, ROUNDING
 from xrec_repro.methods.base import Fitted
 from xrec_repro.methods.driver import save_fitted
 from xrec_repro.metrics.registry import build_metric, metric_class, metric_names
+from xrec_repro.neutral import NEUTRAL, ROUNDING
 from xrec_repro.profiles.chat import ChatBackend
 from xrec_repro.profiles.records import ReviewText
 from xrec_repro.scorers import train_scorer

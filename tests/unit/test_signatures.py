@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from xrec_repro import identity
 from xrec_repro.metrics.base import Metric
 from xrec_repro.metrics.registry import build_metric, metric_class, metric_names
+from xrec_repro.neutral import neutral
 
 COMMITS = ("a" * 40, "b" * 40)
 REPOSITORIES = ("FacebookAI/roberta-base", "FacebookAI/roberta-large")  # bert-score has baselines of these names
@@ -150,7 +150,7 @@ def changed(name: str, field: str) -> tuple[str, str]:
 
 def identical(name: str) -> set[str]:
     """Return the settings of a metric that change nothing, as it is set in `SETTINGS`."""
-    found = identity.neutral({"metrics": {name: SETTINGS.get(name, {})}})
+    found = neutral({"metrics": {name: SETTINGS.get(name, {})}})
     return set(found.get("metrics", {}).get(name, {}))
 
 

@@ -11,7 +11,8 @@ from xrec_repro.config import READ, complete, gpus_of_a_job, load_config, merge
 from xrec_repro.config_files import added_experiments, check_files
 from xrec_repro.config_rules import check_config
 from xrec_repro.errors import ConfigError
-from xrec_repro.identity import Told, neutral, places_digest, significant
+from xrec_repro.identity import Told, places_digest
+from xrec_repro.neutral import neutral, significant
 from xrec_repro.plan import Plan, asked, when
 from xrec_repro.plan_rows import inputs
 from xrec_repro.shards import JUDGES

@@ -16,7 +16,8 @@ from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
-from xrec_repro.identity import digest_json, significant
+from xrec_repro.identity import digest_json
+from xrec_repro.neutral import significant
 from xrec_repro.training import Plan, Trainee, one_cycle, train
 
 

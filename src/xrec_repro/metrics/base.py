@@ -7,8 +7,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from xrec_repro.errors import ConfigError, DataError
-from xrec_repro.identity import significant, versions
+from xrec_repro.identity import versions
 from xrec_repro.metrics.columns import Column
+from xrec_repro.neutral import significant
 from xrec_repro.plugins import CHOICE
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Metric(ABC):
     """Base of all metrics; a subclass is a frozen dataclass whose fields are its configuration section.
 
     The signature is built from the fields by introspection: a new field is in it unless its name stands in
-    `neutral`, or it is a setting that changes nothing (`xrec_repro.identity.NEUTRAL`; a batch size in float32 alone).
+    `neutral`, or it is a setting that changes nothing (`xrec_repro.neutral.NEUTRAL`; a batch size in float32 alone).
     Instances are frozen, so that a signature cannot go stale.
 
     Attributes:

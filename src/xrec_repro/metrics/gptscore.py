@@ -51,7 +51,7 @@ class GptScore(Metric):
     name: ClassVar[str] = "gptscore"
     columns: ClassVar[Mapping[str, Column]] = {"gptscore": Column("GPTScore", "GPT", decimals=2)}
     may_miss: ClassVar[bool] = True
-    neutral: ClassVar[frozenset[str]] = Metric.neutral | {"base_url"}  # the rest: `xrec_repro.identity.NEUTRAL`
+    neutral: ClassVar[frozenset[str]] = Metric.neutral | {"base_url"}  # the rest: `xrec_repro.neutral.NEUTRAL`
 
     base_url: str = field(repr=False)  # may hold a password
     model: str
