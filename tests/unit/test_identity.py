@@ -16,14 +16,13 @@ from xrec_repro.identity import (
     digest_json,
     libraries_of,
     model_digest,
-    neutral,
     path_digest,
     places_digest,
     sha256_file,
-    significant,
     versions,
 )
 from xrec_repro.metrics.registry import metric_names
+from xrec_repro.neutral import neutral, significant
 from xrec_repro.partial import Partial
 from xrec_repro.provenance import JobRecord, require_one_kind
 
