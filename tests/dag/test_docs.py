@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from xrec_repro.cli import _parser, main
 from xrec_repro.config import experiment_pairs, load_config
 from xrec_repro.config_rules import check_config
 from xrec_repro.metrics.registry import build_metric
+from xrec_repro.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[2]
 BINARIES = Path(sys.executable).parent
@@ -213,9 +215,11 @@ def test_the_metric_of_the_page_works(tmp_path, monkeypatch, capsys):
         words = ["--metrics", "length_ratio", "--config", str(folder / "ratio.yaml")]
         assert main(["score", str(tmp_path / "p.txt"), str(tmp_path / "r.txt"), *words]) == 0
         assert "length_ratio  1.2500" in capsys.readouterr().out
+        merged = load_config(ROOT / "config/config.yaml", folder / "ratio.yaml")
+        scored = Plan(merged, ROOT).by_texts(SimpleNamespace(dataset="glassbox", experiment="xrec"))
+        assert scored == ["usr", "length_ratio"]
     finally:
         sys.modules.pop("length_ratio", None)
     path = f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     planned = plan(tmp_path, "--cores", "2", "--configfile", str(folder / "ratio.yaml"), "--", "all", PYTHONPATH=path)
-    assert re.search(r"^score_length_ratio +[1-9]", planned, flags=re.MULTILINE)
-    assert "length_ratio/scores.parquet" in planned
+    assert re.search(r"^score_explanations +[1-9]", planned, flags=re.MULTILINE)

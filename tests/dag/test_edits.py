@@ -67,7 +67,7 @@ TINY = [
     Edit(
         "the forms of pretraining",
         {"pretrain_lm", *TUNED},
-        {f"{SRC}/explainer/pretrain.py": ("(bare, nothing)", "(bare, records)")},
+        {f"{SRC}/explainer/pretrain.py": ("(example, False)", "(bare, False)")},
     ),
     Edit(
         "the k-core",

@@ -77,7 +77,7 @@ def test_each_experiment_is_what_its_label_says(pairs):
         assert chosen["prompt"]["profiles"] == ("prof" not in label)
         assert (chosen["injection"]["form"] == "none") == ("inj" in label)
         wanted = "none" if "embed" in label else "fixed" if "fixed" in label else "trained"
-        assert chosen["embeddings"] == {"of": "released", "as": wanted}
+        assert chosen["embeddings"] == {"of": "released", "as": wanted, "tuned_by": None}
 
 
 def test_rows_are_compared_with_the_published_rows_of_their_label(config):

@@ -107,7 +107,7 @@ def test_the_swept_value_wins_over_all_overrides_of_the_base(config):
 def test_every_kind_of_value_makes_a_name_that_the_schema_allows(config):
     config = swept(
         config,
-        rate={"base": "glassbox/xrec", "key": "tuning.learning_rate", "values": [1e-4, 0.01, 0.5]},
+        rate={"base": "glassbox/xrec", "key": "tuning.learning_rate", "values": [1e-4, 0.02, 0.5]},
         rows={"base": "glassbox/xrec", "key": "embeddings.as", "values": ["trained", "shuffled"]},
         profiles={"base": "glassbox/xrec", "key": "prompt.profiles", "values": [True, False]},
     )

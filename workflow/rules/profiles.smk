@@ -1,5 +1,6 @@
 """User and item profiles, and the reference explanations: by a chat model of this machine, or by anything else."""
 
+TEXTS = {"backend": "generate_profiles", "references": "generate_references"}
 # What decides texts, but for the device of a model that writes them.
 WRITTEN = {
     key: {
@@ -10,7 +11,12 @@ WRITTEN = {
         "cache": f"{SHARED}/cache/chat",
         "code": PLAN.digest(script),
     }
-    for key, script in (("backend", "generate_profiles"), ("references", "generate_references"))
+    for key, script in TEXTS.items()
+}
+# A model of this machine is a module that is imported by name.
+WRITTEN_BY_MODEL = {
+    key: WRITTEN[key] | {"code": PLAN.digest(script, "profiles/local_model")}
+    for key, script in TEXTS.items()
 }
 
 
@@ -57,7 +63,7 @@ use rule generate_profiles as generate_profiles_by_model with:
         runtime=scaled(240),
         gpu=GPUS,
     params:
-        **WRITTEN["backend"],
+        **WRITTEN_BY_MODEL["backend"],
         compute=config["compute"],
 
 
@@ -103,5 +109,5 @@ use rule generate_references as generate_references_by_model with:
         runtime=scaled(240),
         gpu=GPUS,
     params:
-        **WRITTEN["references"],
+        **WRITTEN_BY_MODEL["references"],
         compute=config["compute"],

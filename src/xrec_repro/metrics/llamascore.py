@@ -25,8 +25,7 @@ from xrec_repro.metrics._local_chat import (
 from xrec_repro.metrics._models import torch_device, torch_dtype
 from xrec_repro.metrics.base import Metric, Scored
 from xrec_repro.metrics.columns import Column
-from xrec_repro.profiles.local_model import decode_reply
-from xrec_repro.profiles.replies import Completion, Messages
+from xrec_repro.profiles.replies import Completion, Messages, decode_reply
 from xrec_repro.progress import track
 
 LIBRARIES = ("transformers",)

@@ -13,10 +13,11 @@ from xrec_repro.errors import DataError, ModelError
 from xrec_repro.identity import digest_json, model_digest, sha256_file
 from xrec_repro.io import atomic_path
 from xrec_repro.profiles.chat_models import Settings, check_url
-from xrec_repro.profiles.local_model import DTYPE
 from xrec_repro.profiles.replies import Completion, Messages
 
 log = logging.getLogger("xrec_repro")
+
+DTYPE = "auto"  # of a model that runs here: that of its file
 
 
 class AnswerCache:

@@ -6,6 +6,7 @@ server nor a GPU is needed.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import threading
@@ -21,12 +22,13 @@ from xrec_repro.errors import DataError, ModelError
 from xrec_repro.profiles import prompts
 from xrec_repro.profiles.cache import AnswerCache, OneModel, answer_key
 from xrec_repro.profiles.chat_models import RefusedError, ServerModel, Settings
-from xrec_repro.profiles.local_model import LocalModel
 from xrec_repro.profiles.records import ItemText, ReviewText, UserText
 from xrec_repro.profiles.replies import CUT_THOUGHT, Completion, Messages, read_json, read_plain, without_thoughts
 from xrec_repro.progress import track
 
 log = logging.getLogger("xrec_repro")
+
+LOCAL = "xrec_repro.profiles.local_model"
 
 # What error messages and the display call the three kinds of prompts.
 LABELS = {"item": "item", "user": "user", "exp": "example"}
@@ -98,7 +100,7 @@ class ChatBackend:
         self._max_words = max_words
         self._seed, self._device, self._sleep = seed, device, sleep
         self._cache = AnswerCache(cache_folder)
-        self._made: ServerModel | LocalModel | None = None
+        self._made: Any = None  # a ServerModel or a LocalModel
         self.counts: Counter[str] = Counter()
         self._answering = OneModel("profiles.chat")
 
@@ -177,7 +179,7 @@ class ChatBackend:
             log.warning("%s; last reply: %r; left without a text", error, error.reply)
             return error.counts | Counter(unanswered=1)
 
-        if isinstance(model, LocalModel):
+        if not isinstance(model, ServerModel):
             for counts in track(self._in_batches(model, jobs, settled), f"{LABELS[kind]} texts", total=len(jobs)):
                 self.counts.update(counts)
             return
@@ -206,16 +208,17 @@ class ChatBackend:
             # Requests under way still reach the cache; those not yet begun are given up.
             executor.shutdown(wait=True, cancel_futures=True)
 
-    def _model(self) -> ServerModel | LocalModel:
+    def _model(self) -> Any:
         if self._made is None:
             if self._settings["base_url"]:
                 self._made = ServerModel(self._settings, self._seed, self._sleep)
             else:
-                self._made = LocalModel(self._settings, self._seed, self._device)
+                local = importlib.import_module(LOCAL)
+                self._made = local.LocalModel(self._settings, self._seed, self._device)
         return self._made
 
     def _in_batches(
-        self, model: LocalModel, jobs: list[_Job], settled: Callable[[UnansweredError], Counter[str]]
+        self, model: Any, jobs: list[_Job], settled: Callable[[UnansweredError], Counter[str]]
     ) -> Iterator[Counter[str]]:
         """Ask a local model, `concurrency` prompts at once; what has to be asked again joins the end of the queue."""
         waiting = deque((job, asking, next(asking)) for job, asking in ((job, self._asking(job)) for job in jobs))

@@ -1,6 +1,7 @@
 """A chat model of transformers that runs here and answers several conversations at once.
 
-torch and transformers are imported by the model, not by this module.
+torch and transformers are imported by the model, not by this module, which `chat` imports by name: texts that no model
+of this machine writes do not depend on how one decodes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,11 @@ from typing import Any
 from xrec_repro.device import pick_device
 from xrec_repro.end_tokens import end_ids
 from xrec_repro.errors import ModelError
-from xrec_repro.profiles.replies import Completion, Messages, is_thought_tag, opened_thought
+from xrec_repro.profiles.cache import DTYPE
+from xrec_repro.profiles.replies import Completion, Messages, decode_reply
 from xrec_repro.special_tokens import special_tokens, speller
 
 Settings = dict[str, Any]
-
-DTYPE = "auto"  # that of the model's file
 
 
 class LocalModel:
@@ -109,18 +109,3 @@ class LocalModel:
                 f"{context}; lower profiles.reviews_per_item or items_per_user, or choose another model"
             )
         return prompt
-
-
-def decode_reply(tokenizer: Any, ids: Sequence[int], prompt: str) -> str:
-    """Return the text of new tokens with the tags of a thought, which some tokenizers hold as special tokens.
-
-    Args:
-        tokenizer: Of transformers.
-        ids: The new tokens.
-        prompt: What they follow; where its template has opened a thought, the text begins with that tag.
-    """
-    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    thoughts = any(is_thought_tag(special.get(index, "")) for index in ids)
-    if thoughts:
-        ids = [index for index in ids if index not in special or is_thought_tag(special[index])]
-    return opened_thought(prompt) + tokenizer.decode(ids, skip_special_tokens=not thoughts)

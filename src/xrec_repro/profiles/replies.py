@@ -287,3 +287,18 @@ def _unpacked(text: str) -> str:
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, str) else text
+
+
+def decode_reply(tokenizer: Any, ids: Sequence[int], prompt: str) -> str:
+    """Return the text of new tokens with the tags of a thought, which some tokenizers hold as special tokens.
+
+    Args:
+        tokenizer: Of transformers.
+        ids: The new tokens.
+        prompt: What they follow; where its template has opened a thought, the text begins with that tag.
+    """
+    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    thoughts = any(is_thought_tag(special.get(index, "")) for index in ids)
+    if thoughts:
+        ids = [index for index in ids if index not in special or is_thought_tag(special[index])]
+    return opened_thought(prompt) + tokenizer.decode(ids, skip_special_tokens=not thoughts)
