@@ -15,8 +15,7 @@ WRITTEN = {
 }
 # A model of this machine is a module that is imported by name.
 WRITTEN_BY_MODEL = {
-    key: WRITTEN[key] | {"code": PLAN.digest(script, "profiles/local_model")}
-    for key, script in TEXTS.items()
+    key: WRITTEN[key] | {"code": PLAN.digest(script, "profiles/local_model")} for key, script in TEXTS.items()
 }
 
 
