@@ -224,10 +224,8 @@ def _check_embeddings(config: Config, dataset: str, chosen: Config, place: str) 
 
 
 def _check_swapped(config: Config, dataset: str, experiment: str, place: str) -> None:
-    chosen, base = (
-        settings(config, dataset, experiment),
-        settings(config, dataset, experiment)["embeddings"]["tuned_by"],
-    )
+    chosen = settings(config, dataset, experiment)
+    base = chosen["embeddings"]["tuned_by"]
     if base is None or f"{dataset}/{base}" not in config["run"]["experiments"]:
         raise ConfigError(
             f"{place}: embeddings.tuned_by: {base!r} does not run on {dataset}; name an experiment of run.experiments"
