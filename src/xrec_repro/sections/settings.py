@@ -154,7 +154,9 @@ class LLM(Section):
     package: Package | None = key("package: {name, version, file, sha256} of the file that it carries", None)
     dtype: Dtype = key("float32 | bfloat16 | float16", "float32")
     attention: Literal["sdpa", "eager", "flash_attention_2"] = key("sdpa | eager | flash_attention_2", "sdpa")
-    quantisation: Literal["none", "8bit"] = key("none | 8bit (needs bitsandbytes and a GPU)", "none")
+    quantisation: Literal["none", "8bit", "4bit"] = key(
+        "none | 8bit | 4bit (NF4; both need bitsandbytes, accelerate and a GPU)", "none"
+    )
     scratch: Scratch
 
 
