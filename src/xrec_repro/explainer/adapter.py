@@ -44,12 +44,20 @@ class MoEAdapter(nn.Module):
         self.w_gate = nn.Parameter(torch.zeros(inputs, experts), requires_grad=gate == "learned")
         self.w_noise = nn.Parameter(torch.zeros(inputs, experts), requires_grad=self.noisy and gate_noise == "learned")
 
-    def reset(self, generator: torch.Generator) -> "MoEAdapter":
-        """Draw the experts' weights from N(0, 0.02²); biases and gates start at zero."""
+    def reset(self, generator: torch.Generator, bias_std: float = 0.0) -> "MoEAdapter":
+        """Draw the experts' weights from N(0, 0.02²), and their biases; gates start at zero.
+
+        Args:
+            generator: Of the draws.
+            bias_std: Standard deviation of the biases; 0 as in the original code, whose adapters can say the same for
+                all embeddings only as far as their biases have learnt to.
+        """
         with torch.no_grad():
             self.weight.copy_(torch.empty(self.weight.shape).normal_(0, 0.02, generator=generator))
             for parameter in (self.bias, self.w_gate, self.w_noise):
                 parameter.zero_()
+            if bias_std:
+                self.bias.copy_(torch.empty(self.bias.shape).normal_(0, bias_std, generator=generator))
         return self
 
     def gates(self, x: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -24,7 +24,7 @@ def new_adapter(llm: LanguageModel, inputs: int, settings: dict[str, Any], seed:
     """
     options = {key: settings[key] for key in ("experts", "dropout", "noise_epsilon", "gate", "gate_noise")}
     sides = {
-        side: MoEAdapter(inputs, llm.hidden, **options).reset(torch_generator(seed, "adapter", side))
+        side: MoEAdapter(inputs, llm.hidden, **options).reset(torch_generator(seed, "adapter", side), settings["bias_std"])
         for side in ("user", "item")
     }
     return AdapterPair(**sides).to(llm.device)

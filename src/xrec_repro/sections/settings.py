@@ -193,6 +193,7 @@ class Adapter(Section):
         "given",
     )
     experts: Positive = key("how many it mixes", 8)
+    bias_std: Number = key("of the first biases of the experts; 0 as coded", 0.0)
     dropout: ShareBelowOne = key("on the input of each expert", 0.2)
     noise_epsilon: Number = key("least standard deviation of the gate's noise", 0.01)
     gate: Literal["learned", "uniform"] = key("learned | uniform (all experts weigh the same)", "learned")
