@@ -15,6 +15,7 @@ from xrec_repro.examples import Example
 from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.explainer import Explainer, shared_opening
+from xrec_repro.explainer.packing import packed_losses, packs
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 from xrec_repro.identity import digest_json
 from xrec_repro.neutral import significant
@@ -28,7 +29,8 @@ def example_losses(
 
     What all prompts begin with, up to the first reserved token, is the same for a frozen model in every step: its keys
     and values are computed once (not with activation checkpointing, which can read no cache). Logits are computed from
-    the first target on only: with padding on the left, all targets stand at the end.
+    the first target on only: with padding on the left, all targets stand at the end. On a GPU in half precision there
+    is no padding (`packing`).
 
     Args:
         explainer: Its parts; the language model may be within `activation_checkpointing`.
@@ -37,8 +39,10 @@ def example_losses(
         adapted: Its adapted embeddings, [B, 2, hidden]; None to adapt them here.
     """
     model = explainer.llm.model
-    opening = () if model.is_gradient_checkpointing else shared_opening(encoded)
     adapted = explainer.adapt(examples) if adapted is None else adapted
+    if packs(model, max(len(row.ids) for row in encoded)):
+        return packed_losses(explainer, encoded, adapted)
+    opening = () if model.is_gradient_checkpointing else shared_opening(encoded)
     batch = pad_left([row.without(len(opening)) for row in encoded], explainer.pad_id, explainer.llm.device)
     read = batch.ids.shape[1]
     first_target = int((batch.labels != IGNORED_LABEL).int().argmax(dim=1).min())

@@ -1,0 +1,100 @@
+"""Fused element-wise work of a frozen language model: norms, MLPs and rotary embeddings are compiled.
+
+A layer's matrix products leave a GPU little to gain; what lies between them reads and writes hidden states a dozen
+times, where once would do. Each kind of part is compiled once, for any number of tokens, and serves all layers. The
+projections that injection hooks into stay as they are.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+log = logging.getLogger("xrec_repro")
+
+_ROTARY = "apply_rotary_pos_emb"  # what transformers calls it in the module of every family
+_TOKENS = 64  # of the trial
+_compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary()
+
+
+@contextmanager
+def fused(model: Any, backend: str = "inductor") -> Iterator[None]:
+    """Let a model run its compiled parts within this block, on a CUDA device; elsewhere they stay as they are.
+
+    What cannot be compiled stays as it is for good, and the log says so.
+
+    Args:
+        model: A causal language model of transformers, frozen and in evaluation mode.
+        backend: Of torch.compile; one that is not inductor is used on any device.
+    """
+    if model.device.type != "cuda" and backend == "inductor":
+        yield
+        return
+    if model not in _compiled:
+        _compiled[model] = _compile(model, backend)
+    family = sys.modules[type(model).__module__]
+    rotary, replaced = getattr(family, _ROTARY, None), []
+    try:
+        for part, function in _compiled[model].items():
+            if part == _ROTARY:
+                setattr(family, _ROTARY, function)
+            else:
+                part.forward = function
+                replaced.append(part)
+        yield
+    finally:
+        for part in replaced:
+            del part.forward
+        if rotary is not None:
+            setattr(family, _ROTARY, rotary)
+
+
+def _compile(model: Any, backend: str) -> dict[Any, Callable]:
+    """Return what each part of a model, or the rotary embedding's name, is replaced by, after a trial of each."""
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    parts = [part for layer in layers for part in layer.children() if not hasattr(part, "q_proj")]
+    parts = [part for part in parts if "forward" not in vars(part)]  # others' replacements stay
+    functions = {kind: torch.compile(kind.forward, backend=backend) for kind in {type(part) for part in parts}}
+    rotary = getattr(sys.modules[type(model).__module__], _ROTARY, None)
+    try:
+        for kind, function in functions.items():
+            part = next(part for part in parts if type(part) is kind)
+            function(part, _like_hidden(model)).sum().backward()
+        found: dict[Any, Callable] = {part: partial(functions[type(part)], part) for part in parts}
+        if rotary is not None:
+            found[_ROTARY] = torch.compile(rotary, backend=backend)
+            sum(side.sum() for side in found[_ROTARY](*_like_rotary(model))).backward()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # a compiler, its own compilers or the driver: any of them may be absent or fail
+        log.warning("tuning goes on without fused layers: %s: %s", type(error).__name__, str(error).split("\n", 1)[0])
+        return {}
+    return found
+
+
+def _any_length(tensor: Tensor, dimension: int) -> Tensor:
+    torch._dynamo.mark_dynamic(tensor, dimension)
+    return tensor
+
+
+def _like_hidden(model: Any) -> Tensor:
+    shape = 1, _TOKENS, model.config.hidden_size
+    return _any_length(torch.randn(shape, device=model.device, dtype=model.dtype, requires_grad=True), 1)
+
+
+def _like_rotary(model: Any) -> list[Tensor]:
+    config = model.config
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    sides = []
+    for heads in (config.num_attention_heads, config.num_key_value_heads):
+        side = torch.randn(1, _TOKENS, heads * width, device=model.device, dtype=model.dtype, requires_grad=True)
+        sides.append(_any_length(side.view(1, _TOKENS, heads, width).transpose(1, 2), 2))
+    angles = model.model.rotary_emb(sides[0], torch.arange(_TOKENS, device=model.device)[None])
+    return [*sides, *(_any_length(angle, 1) for angle in angles)]
