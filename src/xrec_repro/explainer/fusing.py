@@ -26,34 +26,39 @@ _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary
 
 @contextmanager
 def fused(model: Any, backend: str = "inductor") -> Iterator[None]:
-    """Let a model run its compiled parts within this block, on a CUDA device; elsewhere they stay as they are.
+    """Let a model run its compiled parts within this block, on a CUDA device and where gradients are computed.
 
-    What cannot be compiled stays as it is for good, and the log says so.
+    A model whose parts cannot be compiled stays as it is for good, and the log says so.
 
     Args:
         model: A causal language model of transformers, frozen and in evaluation mode.
         backend: Of torch.compile; one that is not inductor is used on any device.
     """
-    if model.device.type != "cuda" and backend == "inductor":
+    if not torch.is_grad_enabled() or (model.device.type != "cuda" and backend == "inductor"):
         yield
         return
     if model not in _compiled:
         _compiled[model] = _compile(model, backend)
     family = sys.modules[type(model).__module__]
-    rotary, replaced = getattr(family, _ROTARY, None), []
+    rotary, parts = getattr(family, _ROTARY, None), []
     try:
         for part, function in _compiled[model].items():
             if part == _ROTARY:
                 setattr(family, _ROTARY, function)
             else:
                 part.forward = function
-                replaced.append(part)
+                parts.append(part)
         yield
     finally:
-        for part in replaced:
+        for part in parts:
             del part.forward
         if rotary is not None:
             setattr(family, _ROTARY, rotary)
+
+
+def replaced(model: Any) -> int:
+    """Return how many parts of a model, the rotary embedding being one, ran compiled so far."""
+    return len(_compiled.get(model, {}))
 
 
 def _compile(model: Any, backend: str) -> dict[Any, Callable]:
@@ -74,7 +79,8 @@ def _compile(model: Any, backend: str) -> dict[Any, Callable]:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a compiler, its own compilers or the driver: any of them may be absent or fail
-        log.warning("tuning goes on without fused layers: %s: %s", type(error).__name__, str(error).split("\n", 1)[0])
+        reason = " ".join(str(error).split())[:300]
+        log.warning("tuning goes on without fused layers: %s: %s", type(error).__name__, reason)
         return {}
     return found
 

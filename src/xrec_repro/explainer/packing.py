@@ -33,7 +33,9 @@ _NAME = "xrec_packed"
 def packs(model: Any, longest: int) -> bool:
     """Whether a causal language model reads packed prompts of up to so many tokens faster than padded ones."""
     config = model.config
-    if varlen_attn is None or model.device.type != "cuda" or model.dtype not in (torch.bfloat16, torch.float16):
+    if varlen_attn is None or not torch.backends.cuda.is_flash_attention_available():
+        return False
+    if model.device.type != "cuda" or model.dtype not in (torch.bfloat16, torch.float16):
         return False
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     window = getattr(config, "sliding_window", None)

@@ -28,9 +28,8 @@ def example_losses(
     """Negative log-likelihood of each example's targets, averaged over its own tokens, [B].
 
     What all prompts begin with, up to the first reserved token, is the same for a frozen model in every step: its keys
-    and values are computed once (not with activation checkpointing, which can read no cache). Logits are computed from
-    the first target on only: with padding on the left, all targets stand at the end. On a GPU in half precision there
-    is no padding (`packing`).
+    and values are computed once (not with activation checkpointing, which can read no cache). On a GPU in half
+    precision the prompts are packed, else padded.
 
     Args:
         explainer: Its parts; the language model may be within `activation_checkpointing`.
@@ -38,10 +37,22 @@ def example_losses(
         encoded: Its prompts with labels.
         adapted: Its adapted embeddings, [B, 2, hidden]; None to adapt them here.
     """
-    model = explainer.llm.model
     adapted = explainer.adapt(examples) if adapted is None else adapted
-    if packs(model, max(len(row.ids) for row in encoded)):
-        return packed_losses(explainer, encoded, adapted)
+    packed = packs(explainer.llm.model, max(len(row.ids) for row in encoded))
+    return (packed_losses if packed else padded_losses)(explainer, encoded, adapted)
+
+
+def padded_losses(explainer: Explainer, encoded: Sequence[Encoded], adapted: Tensor) -> Tensor:
+    """Compute the losses of a batch whose prompts are padded to one length, [B].
+
+    Logits are computed from the first target on only: with padding on the left, all targets stand at the end.
+
+    Args:
+        explainer: Its parts.
+        encoded: The prompts of the batch with labels.
+        adapted: The adapted embeddings, [B, 2, hidden].
+    """
+    model = explainer.llm.model
     opening = () if model.is_gradient_checkpointing else shared_opening(encoded)
     batch = pad_left([row.without(len(opening)) for row in encoded], explainer.pad_id, explainer.llm.device)
     read = batch.ids.shape[1]
@@ -52,7 +63,7 @@ def example_losses(
             input_ids=batch.ids,
             attention_mask=attention_mask(model, F.pad(batch.mask, (len(opening), 0), value=1), read),
             position_ids=batch.position_ids + len(opening),
-            past_key_values=explainer.read(opening, len(examples)),
+            past_key_values=explainer.read(opening, len(encoded)),
             use_cache=bool(opening),
             logits_to_keep=keep,
         ).logits[:, :-1]
