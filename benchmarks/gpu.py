@@ -26,7 +26,7 @@ from xrec_repro.explainer.tuning import padded_losses
 from xrec_repro.published import load_published_table3
 
 EXPLANATIONS, TRAIN_SAMPLES = 3_000, 95_841
-ALLOWED_GENERATION, ALLOWED_TUNING = 180, 40 * 60
+ALLOWED_GENERATION, ALLOWED_TUNING = 180, 24 * 60
 TUNING_SIZES, GENERATION_SIZES = (1, 8, 32, 64), (1, 32, 64, 128, 256)
 VOCABULARY = 6_000  # for which a word takes about as many tokens as with Llama's own tokenizer, which is not at hand
 NEW_TOKENS = 70  # the released predictions have 51 words; random weights end no text by themselves
