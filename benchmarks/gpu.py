@@ -107,20 +107,28 @@ def measure_tuning(explainer: Explainer, examples: Sequence[Example], args: argp
     rate = {name: found[name][size]["a second"] for name, size in best.items()}
     taken = "packed" if packs(explainer.llm.model, max(tokens)) else "padded"
     few = examples[: max(2, len(examples) // 8)]  # the loop takes long
+    shared = len(shared_opening([explainer.encoder.train(e) for e in examples]))
     times = compare(
         synchronised(epoch(explainer, examples, best["packed"], packed)),
         synchronised(epoch(explainer, few, 1, full_losses)),
         args.rounds,
     )
     times = Times(times.ours, [used * len(examples) / len(few) for used in times.peer])
+    peak = product_peak(explainer)
+
+    def share(samples: float, tokens: float) -> float:
+        return round(samples * operations(explainer, tokens) / peak, 3)
+
     facts = {
         "best batch": best["packed"],
         "mean tokens of a sample": round(mean, 1),
-        "of which all have in common, read once": len(shared_opening([explainer.encoder.train(e) for e in few])),
-        "share of the measured peak of matrix products": tuning_roofline(explainer, rate["packed"], mean),
-        "the same padded": tuning_roofline(explainer, rate["padded"], mean),
+        "of which all have in common, read once": shared,
+        "measured peak of matrix products, TFLOP/s": round(peak / 1e12, 1),
+        "share of the measured peak of matrix products": share(rate["packed"], mean),
+        "the same, of the tokens that are read": share(rate["packed"], mean - shared),
+        "the same, padded, of all tokens": share(rate["padded"], mean),
         "taken by tuning here": taken,
-        "largest difference of a loss to batch 1, padded": differences(explainer, few, best),
+        "losses beside those of batch 1, padded": differences(explainer, examples[: max(best.values())], best),
         "parts of layers that ran compiled": replaced(explainer.llm.model),
         "samples by batch": [
             {"prompts": name, "batch": size, **row} for name, sizes in found.items() for size, row in sizes.items()
@@ -147,17 +155,21 @@ def by_size(explainer: Explainer, examples: Sequence[Example], way: Losses, smok
     return found
 
 
-def differences(explainer: Explainer, examples: Sequence[Example], sizes: dict[str, int]) -> dict[str, float]:
-    """Return the largest difference of a loss to that of the example alone, by way and in batches of so many."""
+def differences(explainer: Explainer, examples: Sequence[Example], sizes: dict[str, int]) -> list[dict[str, Any]]:
+    """Return by how much losses in batches of some sizes differ from those of each example alone."""
     explainer.adapters.eval()
 
     def losses(way: Losses, size: int) -> Tensor:
         parts = [examples[start : start + size] for start in range(0, len(examples), size)]
         return torch.cat([way(explainer, p, [explainer.encoder.train(e) for e in p]).detach() for p in parts])
 
-    alone = losses(padded, 1)
-    rows = {way.__name__: losses(way, sizes[way.__name__]) for way in (packed, padded)}
-    return {name: float(f"{(found - alone).abs().max().item():.3g}") for name, found in rows.items()}
+    alone, rows = losses(padded, 1), []
+    for way in (packed, padded):
+        gaps = losses(way, sizes[way.__name__]) - alone
+        found = {"largest": gaps.abs(), "largest, relative": gaps.abs() / alone, "of the mean": gaps.mean().abs()}
+        row = {name: float(f"{values.max().item():.3g}") for name, values in found.items()}
+        rows.append({"prompts": way.__name__, "batch": sizes[way.__name__], **row})
+    return rows
 
 
 def measure_generation(
@@ -218,15 +230,18 @@ def generation_roofline(explainer: Explainer, rate: float, settings: dict[str, A
     return round(rate * settings["max_new_tokens"] * weights / (2 * large.numel() / copying), 3)
 
 
-def tuning_roofline(explainer: Explainer, rate: float, tokens: float) -> float:
-    """Return the share of the peak: two operations a weight and token forward, as many backward (none for weights)."""
+def product_peak(explainer: Explainer) -> float:
+    """Return the operations a second of a large matrix product in the model's format."""
     device, dtype = explainer.llm.device, explainer.llm.model.dtype
-    embedding = explainer.llm.model.get_input_embeddings().weight.numel()
-    weights = sum(p.numel() for p in explainer.llm.model.parameters()) - embedding
     size = 256 if device.type == "cpu" else 8192
     square = torch.randn(size, size, device=device, dtype=dtype)
-    product = min(seconds(synchronised(lambda: square @ square)) for _ in range(9))
-    return round(rate * tokens * 4 * weights / (2 * size**3 / product), 3)
+    return 2 * size**3 / min(seconds(synchronised(lambda: square @ square)) for _ in range(9))
+
+
+def operations(explainer: Explainer, tokens: float) -> float:
+    """Return those of a sample: two a weight and token forward, as many backward (none for weights)."""
+    embedding = explainer.llm.model.get_input_embeddings().weight.numel()
+    return tokens * 4 * (sum(p.numel() for p in explainer.llm.model.parameters()) - embedding)
 
 
 def what(explainer: Explainer) -> str:

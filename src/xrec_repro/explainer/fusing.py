@@ -62,7 +62,10 @@ def replaced(model: Any) -> int:
 
 
 def _compile(model: Any, backend: str) -> dict[Any, Callable]:
-    """Return what each part of a model, or the rotary embedding's name, is replaced by, after a trial of each."""
+    """Return what each part of a model, or the rotary embedding's name, is replaced by, after a trial of each.
+
+    Random numbers are not drawn for it: they are the dropout's.
+    """
     layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     parts = [part for layer in layers for part in layer.children() if not hasattr(part, "q_proj")]
     parts = [part for part in parts if "forward" not in vars(part)]  # others' replacements stay
@@ -74,8 +77,9 @@ def _compile(model: Any, backend: str) -> dict[Any, Callable]:
             function(part, _like_hidden(model)).sum().backward()
         found: dict[Any, Callable] = {part: partial(functions[type(part)], part) for part in parts}
         if rotary is not None:
-            found[_ROTARY] = torch.compile(rotary, backend=backend)
-            sum(side.sum() for side in found[_ROTARY](*_like_rotary(model))).backward()
+            rotate = torch.compile(rotary, backend=backend)
+            sum(side.sum() for side in rotate(*_like_rotary(model), None, 2)).backward()
+            found[_ROTARY] = partial(_by_token, rotate)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # a compiler, its own compilers or the driver: any of them may be absent or fail
@@ -85,14 +89,19 @@ def _compile(model: Any, backend: str) -> dict[Any, Callable]:
     return found
 
 
-def _any_length(tensor: Tensor, dimension: int) -> Tensor:
-    torch._dynamo.mark_dynamic(tensor, dimension)
+def _by_token(rotary: Callable, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    """Rotate [B, heads, T, width] as it lies, the heads of a token side by side, so that nothing has to be copied."""
+    return tuple(side.transpose(1, 2) for side in rotary(query.transpose(1, 2), key.transpose(1, 2), cos, sin, None, 2))
+
+
+def _any_length(tensor: Tensor) -> Tensor:
+    torch._dynamo.mark_dynamic(tensor, 1)
     return tensor
 
 
 def _like_hidden(model: Any) -> Tensor:
     shape = 1, _TOKENS, model.config.hidden_size
-    return _any_length(torch.randn(shape, device=model.device, dtype=model.dtype, requires_grad=True), 1)
+    return _any_length(torch.ones(shape, device=model.device, dtype=model.dtype, requires_grad=True))
 
 
 def _like_rotary(model: Any) -> list[Tensor]:
@@ -100,7 +109,7 @@ def _like_rotary(model: Any) -> list[Tensor]:
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     sides = []
     for heads in (config.num_attention_heads, config.num_key_value_heads):
-        side = torch.randn(1, _TOKENS, heads * width, device=model.device, dtype=model.dtype, requires_grad=True)
-        sides.append(_any_length(side.view(1, _TOKENS, heads, width).transpose(1, 2), 2))
+        side = torch.ones(1, _TOKENS, heads * width, device=model.device, dtype=model.dtype, requires_grad=True)
+        sides.append(side.view(1, _TOKENS, heads, width))
     angles = model.model.rotary_emb(sides[0], torch.arange(_TOKENS, device=model.device)[None])
-    return [*sides, *(_any_length(angle, 1) for angle in angles)]
+    return [_any_length(tensor) for tensor in (*sides, *angles)]

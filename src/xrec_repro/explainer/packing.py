@@ -7,7 +7,8 @@ its keys and values are put before those of each prompt.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from inspect import signature
 from itertools import accumulate
 from typing import Any
@@ -28,6 +29,7 @@ except ImportError:  # before torch 2.10
 
 _FAMILIES = ("llama", "mistral", "qwen2", "gemma")  # whose layers look their attention up by name
 _NAME = "xrec_packed"
+_MANY = 4096  # tokens; with fewer it takes longer to call compiled parts than they save
 
 
 def packs(model: Any, longest: int) -> bool:
@@ -59,39 +61,67 @@ def packed_losses(explainer: Explainer, encoded: Sequence[Encoded], adapted: Ten
         encoded: The prompts of the batch with labels.
         adapted: The adapted embeddings, [B, 2, hidden].
     """
-    model, device = explainer.llm.model, explainer.llm.device
+    model = explainer.llm.model
     opening = shared_opening(encoded)
-    cache = explainer.read(opening, 1)
-    layers = [(layer.keys, layer.values) for layer in cache.layers] if cache else []
-    rows = [row.without(len(opening)) for row in encoded]
-    lengths = [len(row.ids) for row in rows]
-    starts = [0, *accumulate(lengths)]
-    targets = [
-        (start + place - 1, label)  # the logits that predict a target stand one before it
-        for start, row in zip(starts, rows, strict=False)
-        for place, label in enumerate(row.labels)
-        if label != IGNORED_LABEL
-    ]
-    counts = [sum(label != IGNORED_LABEL for label in row.labels) for row in rows]
-
-    def there(values: list[Any]) -> Tensor:
-        return torch.tensor(values, device=device)
-
-    places = [[start + place for start, row in zip(starts, rows, strict=False) for place in row.positions]]
-    predicting, labels = there(targets).unbind(1)
+    batch = pack([row.without(len(opening)) for row in encoded], explainer.llm.device)
+    attention = PackedAttention(batch.lengths, explainer.keys_and_values(opening), explainer.llm.device)
+    adapted = adapted.reshape(1, -1, adapted.shape[2])
+    read = batch.ids.shape[1]
     with (
-        PackedAttention(lengths, layers, device).within(model),
-        fused(model),
-        explainer.injector.prompt(adapted.reshape(1, -1, adapted.shape[2]), there(places), starts[-1]),
+        attention.within(model),
+        fused(model) if read >= _MANY else nullcontext(),
+        explainer.injector.prompt(adapted, batch.positions, read),
     ):
         logits = model(
-            input_ids=there([[token for row in rows for token in row.ids]]),
-            position_ids=there([[len(opening) + place for length in lengths for place in range(length)]]),
+            input_ids=batch.ids,
+            position_ids=batch.position_ids + len(opening),
             use_cache=False,
-            logits_to_keep=predicting,
+            logits_to_keep=batch.predicting,
         ).logits[0]
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
-    return torch.segment_reduce(losses, "mean", lengths=there(counts), unsafe=True)  # unsafe: lengths are not checked
+    losses = F.cross_entropy(logits.float(), batch.targets, reduction="none")
+    return torch.segment_reduce(losses, "mean", lengths=batch.counts, unsafe=True)  # unsafe: lengths are not checked
+
+
+@dataclass
+class Packed:
+    """Prompts one after the other in a row of N tokens.
+
+    Attributes:
+        ids: Token ids, [1, N].
+        position_ids: Index of each token within its own prompt, [1, N].
+        positions: Indices of the reserved tokens in the row, [1, 2B]; [1, 0] without records.
+        targets: Targets of all prompts, [L].
+        predicting: Indices of the tokens before them, [L].
+        counts: Number of each prompt's targets, [B].
+        lengths: Number of each prompt's tokens.
+    """
+
+    ids: Tensor
+    position_ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    predicting: Tensor
+    counts: Tensor
+    lengths: list[int]
+
+
+def pack(rows: Sequence[Encoded], device: torch.device | str) -> Packed:
+    """Put encoded prompts with labels one after the other."""
+    lengths = [len(row.ids) for row in rows]
+    sizes = torch.tensor(lengths)
+    starts = sizes.cumsum(0) - sizes
+    owner = torch.arange(len(rows)).repeat_interleave(sizes)
+    labels = torch.tensor([label for row in rows for label in row.labels])
+    places = (labels != IGNORED_LABEL).nonzero()[:, 0]
+    on_device = (
+        torch.tensor([[token for row in rows for token in row.ids]]),
+        (torch.arange(len(labels)) - starts[owner])[None],
+        (torch.tensor([row.positions for row in rows], dtype=torch.long) + starts[:, None]).reshape(1, -1),
+        labels[places],
+        places - 1,
+        owner[places].bincount(minlength=len(rows)),
+    )
+    return Packed(*(tensor.to(device) for tensor in on_device), lengths)
 
 
 class PackedAttention:
@@ -144,7 +174,7 @@ class PackedAttention:
         Returns:
             [1, N, heads, width], and no weights.
         """
-        query, key, value = (side[0].transpose(0, 1) for side in (query, key, value))
+        query, key, value = (side.squeeze(0).transpose(0, 1) for side in (query, key, value))
         if self._opening:
             openings = self._opening[module.layer_idx]
             key, value = (self._with_opening(side, start) for side, start in zip((key, value), openings, strict=True))
