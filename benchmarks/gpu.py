@@ -71,7 +71,7 @@ def rates(sizes: Sequence[int], make: Callable[[int], tuple[Callable[[], Any], i
     for size in sizes:
         call, count = make(size)
         try:
-            call()
+            synchronised(call)()
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             used = seconds(synchronised(call))
