@@ -108,7 +108,7 @@ def test_packed_losses_and_gradients_on_a_gpu(explainer, examples, shape, form, 
     encoded = [made.encoder.train(e) for e in examples]
     want = losses_and_gradients(made, lambda: padded_losses(made, encoded, made.adapt(examples)))
     found = losses_and_gradients(made, lambda: example_losses(made, examples, encoded))
-    torch.testing.assert_close(found[0], want[0], atol=1e-2, rtol=0)
+    torch.testing.assert_close(found[0], want[0], atol=2e-3, rtol=0)
     for one, other in zip(found[1], want[1], strict=True):
-        assert (one - other).norm() < 5e-2 * other.norm()
+        assert (one - other).norm() < 2e-2 * other.norm()
     assert replaced(made.llm.model)

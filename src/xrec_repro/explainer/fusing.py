@@ -28,13 +28,14 @@ _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary
 def fused(model: Any, backend: str = "inductor") -> Iterator[None]:
     """Let a model run its compiled parts within this block, on a CUDA device and where gradients are computed.
 
-    A model whose parts cannot be compiled stays as it is for good, and the log says so.
+    A quantised model, whose products are its own kernels, stays as it is. A model whose parts cannot be compiled stays as it is for good, and the log says so.
 
     Args:
         model: A causal language model of transformers, frozen and in evaluation mode.
         backend: Of torch.compile; one that is not inductor is used on any device.
     """
-    if not torch.is_grad_enabled() or (model.device.type != "cuda" and backend == "inductor"):
+    elsewhere = model.device.type != "cuda" and backend == "inductor"
+    if elsewhere or not torch.is_grad_enabled() or getattr(model, "is_quantized", False):
         yield
         return
     if model not in _compiled:
