@@ -28,7 +28,8 @@ _compiled: WeakKeyDictionary[nn.Module, dict[Any, Callable]] = WeakKeyDictionary
 def fused(model: Any, backend: str = "inductor") -> Iterator[None]:
     """Let a model run its compiled parts within this block, on a CUDA device and where gradients are computed.
 
-    A quantised model, whose products are its own kernels, stays as it is. A model whose parts cannot be compiled stays as it is for good, and the log says so.
+    A quantised model, whose products are kernels of their own, stays as it is; so does, for good, a model whose parts
+    cannot be compiled, and the log says why.
 
     Args:
         model: A causal language model of transformers, frozen and in evaluation mode.
