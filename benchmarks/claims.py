@@ -123,7 +123,7 @@ CLAIMS = {
         "import torch and transformers, for 3 to 6 s each. Snakemake itself takes 3 s in all.",
     ),
     "gpu_generation": Claim("3,000 Amazon explanations, Llama-2-7B's shape, bf16", "a limit of 180 s", 1, "gpu"),
-    "gpu_tuning": Claim("One epoch of 95,841 samples, Llama-2-7B's shape, bf16", "a limit of 40 min", 1, "gpu"),
+    "gpu_tuning": Claim("One epoch of 95,841 samples, Llama-2-7B's shape, bf16", "a limit of 24 min", 1, "gpu"),
     "gpu_batching": Claim(
         "Tuning step, best batch, Llama-2-7B's shape, bf16", "batch 1 with logits everywhere", 5, "gpu"
     ),

@@ -10,20 +10,24 @@ import torch
 from generation import by_length, library, ours
 from harness import ROOT, Skipped, Times, arguments, compare, limit, record, run, seconds
 from material import amazon_examples, assemble, demo_explainer, scratch_settings
-from tuning import epoch, full_losses
+from torch import Tensor
+from tuning import Losses, epoch, full_losses
 
 from xrec_repro.accounting.emissions import emissions_factors, emissions_kg, find_hardware, load_hardware
 from xrec_repro.config import load_config
 from xrec_repro.examples import Example
-from xrec_repro.explainer.explainer import Explainer
+from xrec_repro.explainer.explainer import Explainer, shared_opening
+from xrec_repro.explainer.fusing import replaced
 from xrec_repro.explainer.llm import LanguageModel, freeze
+from xrec_repro.explainer.packing import packed_losses, packs
 from xrec_repro.explainer.pretrain import train_tokenizer
-from xrec_repro.explainer.tuning import example_losses
+from xrec_repro.explainer.prompts import Encoded
+from xrec_repro.explainer.tuning import padded_losses
 from xrec_repro.published import load_published_table3
 
 EXPLANATIONS, TRAIN_SAMPLES = 3_000, 95_841
-ALLOWED_GENERATION, ALLOWED_TUNING = 180, 40 * 60
-TUNING_SIZES, GENERATION_SIZES = (1, 2, 4, 8, 16, 32), (1, 32, 64, 128, 256)
+ALLOWED_GENERATION, ALLOWED_TUNING = 180, 24 * 60
+TUNING_SIZES, GENERATION_SIZES = (1, 8, 32, 64), (1, 32, 64, 128, 256)
 VOCABULARY = 6_000  # for which a word takes about as many tokens as with Llama's own tokenizer, which is not at hand
 NEW_TOKENS = 70  # the released predictions have 51 words; random weights end no text by themselves
 
@@ -67,7 +71,7 @@ def rates(sizes: Sequence[int], make: Callable[[int], tuple[Callable[[], Any], i
     for size in sizes:
         call, count = make(size)
         try:
-            call()
+            synchronised(call)()
             if torch.cuda.is_available():
                 torch.cuda.reset_peak_memory_stats()
             used = seconds(synchronised(call))
@@ -84,29 +88,88 @@ def best_of(found: dict[int, dict[str, float]]) -> int:
     return max(found, key=lambda size: found[size]["a second"])
 
 
+def packed(explainer: Explainer, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Tensor:
+    """Losses of a batch whose prompts stand one after the other."""
+    return packed_losses(explainer, encoded, explainer.adapt(examples))
+
+
+def padded(explainer: Explainer, examples: Sequence[Example], encoded: Sequence[Encoded]) -> Tensor:
+    """Losses of a batch whose prompts are padded to one length."""
+    return padded_losses(explainer, encoded, explainer.adapt(examples))
+
+
 def measure_tuning(explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace) -> float:
-    """Measure tuning by batch size; return the best rate in samples a second."""
-    sizes = TUNING_SIZES[:2] if args.smoke else TUNING_SIZES
-    found = rates(sizes, lambda size: (epoch(explainer, examples, size, example_losses), len(examples)))
-    best = best_of(found)
-    rate = found[best]["a second"]
-    few = examples[: max(2, len(examples) // 4)]  # the loop takes long
+    """Measure tuning by batch size, packed and padded; return the rate of the way taken in samples a second."""
+    tokens = [len(explainer.encoder.train(e).ids) for e in examples]
+    mean = sum(tokens) / len(tokens)
+    found = {way.__name__: by_size(explainer, examples, way, args.smoke) for way in (packed, padded)}
+    best = {name: best_of(sizes) for name, sizes in found.items()}
+    rate = {name: found[name][size]["a second"] for name, size in best.items()}
+    taken = "packed" if packs(explainer.llm.model, max(tokens)) else "padded"
+    few = examples[: max(2, len(examples) // 8)]  # the loop takes long
+    shared = len(shared_opening([explainer.encoder.train(e) for e in examples]))
     times = compare(
-        synchronised(epoch(explainer, examples, best, example_losses)),
+        synchronised(epoch(explainer, examples, best["packed"], packed)),
         synchronised(epoch(explainer, few, 1, full_losses)),
         args.rounds,
     )
     times = Times(times.ours, [used * len(examples) / len(few) for used in times.peer])
-    tokens = [len(explainer.encoder.train(e).ids) for e in examples]
+    peak = product_peak(explainer)
+
+    def share(samples: float, tokens: float) -> float:
+        return round(samples * operations(explainer, tokens) / peak, 3)
+
     facts = {
-        "best batch": best,
-        "mean tokens of a sample": round(sum(tokens) / len(tokens), 1),
-        "share of the measured peak of matrix products": tuning_roofline(explainer, rate, sum(tokens) / len(tokens)),
-        "samples by batch": [{"batch": size, **row} for size, row in found.items()],
+        "best batch": best["packed"],
+        "mean tokens of a sample": round(mean, 1),
+        "of which all have in common, read once": shared,
+        "measured peak of matrix products, TFLOP/s": round(peak / 1e12, 1),
+        "share of the measured peak of matrix products": share(rate["packed"], mean),
+        "the same, of the tokens that are read": share(rate["packed"], mean - shared),
+        "the same, padded, of all tokens": share(rate["padded"], mean),
+        "taken by tuning here": taken,
+        "losses beside those of batch 1, padded": differences(explainer, examples[: max(best.values())], best),
+        "parts of layers that ran compiled": replaced(explainer.llm.model),
+        "samples by batch": [
+            {"prompts": name, "batch": size, **row} for name, sizes in found.items() for size, row in sizes.items()
+        ],
     }
     record(args, "gpu_batching", times, what(explainer), facts)
-    record(args, "gpu_tuning", limit(TRAIN_SAMPLES / rate, ALLOWED_TUNING), what(explainer), facts)
-    return rate
+    record(args, "gpu_tuning", limit(TRAIN_SAMPLES / rate[taken], ALLOWED_TUNING), what(explainer), facts)
+    return rate[taken]
+
+
+def by_size(explainer: Explainer, examples: Sequence[Example], way: Losses, smoke: bool) -> dict[int, dict[str, float]]:
+    """Return the rates of steps of several sizes, in samples and in tokens."""
+
+    def part(size: int) -> Sequence[Example]:
+        return examples[:: max(1, len(examples) // 16)] if size == 1 else examples
+
+    def make(size: int) -> tuple[Callable[[], Any], int]:
+        return epoch(explainer, part(size), size, way), len(part(size))
+
+    found = rates(TUNING_SIZES[:2] if smoke else TUNING_SIZES, make)
+    for size, row in found.items():
+        tokens = sum(len(explainer.encoder.train(e).ids) for e in part(size))
+        row["tokens a second"] = round(row["a second"] * tokens / len(part(size)))
+    return found
+
+
+def differences(explainer: Explainer, examples: Sequence[Example], sizes: dict[str, int]) -> list[dict[str, Any]]:
+    """Return by how much losses in batches of some sizes differ from those of each example alone."""
+    explainer.adapters.eval()
+
+    def losses(way: Losses, size: int) -> Tensor:
+        parts = [examples[start : start + size] for start in range(0, len(examples), size)]
+        return torch.cat([way(explainer, p, [explainer.encoder.train(e) for e in p]).detach() for p in parts])
+
+    alone, rows = losses(padded, 1), []
+    for way in (packed, padded):
+        gaps = losses(way, sizes[way.__name__]) - alone
+        found = {"largest": gaps.abs(), "largest, relative": gaps.abs() / alone, "of the mean": gaps.mean().abs()}
+        row = {name: float(f"{values.max().item():.3g}") for name, values in found.items()}
+        rows.append({"prompts": way.__name__, "batch": sizes[way.__name__], **row})
+    return rows
 
 
 def measure_generation(
@@ -167,15 +230,18 @@ def generation_roofline(explainer: Explainer, rate: float, settings: dict[str, A
     return round(rate * settings["max_new_tokens"] * weights / (2 * large.numel() / copying), 3)
 
 
-def tuning_roofline(explainer: Explainer, rate: float, tokens: float) -> float:
-    """Return the share of the peak: two operations a weight and token forward, as many backward (none for weights)."""
+def product_peak(explainer: Explainer) -> float:
+    """Return the operations a second of a large matrix product in the model's format."""
     device, dtype = explainer.llm.device, explainer.llm.model.dtype
-    embedding = explainer.llm.model.get_input_embeddings().weight.numel()
-    weights = sum(p.numel() for p in explainer.llm.model.parameters()) - embedding
     size = 256 if device.type == "cpu" else 8192
     square = torch.randn(size, size, device=device, dtype=dtype)
-    product = min(seconds(synchronised(lambda: square @ square)) for _ in range(9))
-    return round(rate * tokens * 4 * weights / (2 * size**3 / product), 3)
+    return 2 * size**3 / min(seconds(synchronised(lambda: square @ square)) for _ in range(9))
+
+
+def operations(explainer: Explainer, tokens: float) -> float:
+    """Return those of a sample: two a weight and token forward, as many backward (none for weights)."""
+    embedding = explainer.llm.model.get_input_embeddings().weight.numel()
+    return tokens * 4 * (sum(p.numel() for p in explainer.llm.model.parameters()) - embedding)
 
 
 def what(explainer: Explainer) -> str:
@@ -228,6 +294,8 @@ def main(args: argparse.Namespace) -> None:
     explainer, examples = material(args.smoke, 40)
     part = examples[:: max(1, len(examples) // args.examples)][: args.examples]
     tuning = measure_tuning(explainer, part, args)
+    if args.only == "tuning":
+        return
     explainer.adapters.eval()
     measure_generation(explainer, examples, args, tuning)
 
@@ -235,7 +303,8 @@ def main(args: argparse.Namespace) -> None:
 def options() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = arguments(__doc__, rounds=3)
-    parser.add_argument("--examples", type=int, default=64, help="samples timed in tuning (default: %(default)s)")
+    parser.add_argument("--examples", type=int, default=128, help="samples timed in tuning (default: %(default)s)")
+    parser.add_argument("--only", choices=["tuning"], help="measure tuning alone (default: generation too)")
     return parser
 
 

@@ -42,14 +42,19 @@ class Explainer:
         """Return the keys and values of what all prompts begin with, for so many rows; None for no tokens."""
         if not opening:
             return None
-        if opening not in self._openings:
+        cache = DynamicCache()
+        for index, sides in enumerate(self.keys_and_values(opening)):
+            cache.update(*(side.expand(rows, -1, -1, -1) for side in sides), index)
+        return cache
+
+    @torch.no_grad()
+    def keys_and_values(self, opening: tuple[int, ...]) -> list[tuple[Tensor, Tensor]]:
+        """Return those of what all prompts begin with, [1, heads, T, width] in each layer; read at the first call."""
+        if opening and opening not in self._openings:
             ids = torch.tensor([opening], device=self.llm.device)
             layers = self.llm.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values.layers
             self._openings[opening] = [(layer.keys, layer.values) for layer in layers]
-        cache = DynamicCache()
-        for index, sides in enumerate(self._openings[opening]):
-            cache.update(*(side.expand(rows, -1, -1, -1) for side in sides), index)
-        return cache
+        return self._openings[opening] if opening else []
 
     def adapt(self, examples: Sequence[Example]) -> Tensor:
         """Return the adapted embeddings of a batch, [B, 2, hidden]; [B, 0, hidden] without adapters.

@@ -84,12 +84,14 @@ class Injector:
     def _acts_on(self, hidden: Tensor) -> bool:
         return self._active is not None and hidden.shape[1] == self._active[3]
 
+    def _values(self, hidden: Tensor) -> Tensor:
+        values = self._active[0].to(hidden.device, hidden.dtype)
+        return values * self.scale if self.scale != 1 else values
+
     def _scatter(self, hidden: Tensor, accumulate: bool) -> Tensor:
         adapted, rows, positions, _ = self._active
         rows, positions = rows.to(hidden.device), positions.to(hidden.device)
-        values = adapted.to(hidden.device, hidden.dtype)
-        if accumulate and self.scale != 1:
-            values = values * self.scale
+        values = self._values(hidden) if accumulate else adapted.to(hidden.device, hidden.dtype)
         if accumulate and not torch.is_grad_enabled():  # no place comes twice; to add them up, a GPU sorts them first
             values, accumulate = hidden[rows, positions] + values, False
         return hidden.index_put((rows, positions), values, accumulate=accumulate)
@@ -98,7 +100,14 @@ class Injector:
         return self._scatter(output, accumulate=False) if self._acts_on(output) else output
 
     def _add_to_output(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        return self._scatter(output, accumulate=True) if self._acts_on(output) else output
+        if not self._acts_on(output):
+            return output
+        positions = self._active[2]
+        if len(positions) > 1 or not torch.is_grad_enabled() or type(module) is not nn.Linear:
+            return self._scatter(output, accumulate=True)
+        # A single row, which packing makes of a batch: no copy is needed, going forward or backward. The product is
+        # nobody else's, and its gradient does not depend on it.
+        return output.index_add_(1, positions[0].to(output.device), self._values(output))
 
     def _add_to_input(self, module: nn.Module, args: tuple) -> tuple:
         return (self._scatter(args[0], accumulate=True), *args[1:]) if self._acts_on(args[0]) else args

@@ -15,6 +15,7 @@ from xrec_repro.examples import Example
 from xrec_repro.explainer.activations import activation_checkpointing
 from xrec_repro.explainer.batching import attention_mask, pad_left
 from xrec_repro.explainer.explainer import Explainer, shared_opening
+from xrec_repro.explainer.packing import packed_losses, packs
 from xrec_repro.explainer.prompts import IGNORED_LABEL, Encoded
 from xrec_repro.identity import digest_json
 from xrec_repro.neutral import significant
@@ -27,8 +28,8 @@ def example_losses(
     """Negative log-likelihood of each example's targets, averaged over its own tokens, [B].
 
     What all prompts begin with, up to the first reserved token, is the same for a frozen model in every step: its keys
-    and values are computed once (not with activation checkpointing, which can read no cache). Logits are computed from
-    the first target on only: with padding on the left, all targets stand at the end.
+    and values are computed once (not with activation checkpointing, which can read no cache). On a GPU in half
+    precision the prompts are packed, else padded.
 
     Args:
         explainer: Its parts; the language model may be within `activation_checkpointing`.
@@ -36,9 +37,23 @@ def example_losses(
         encoded: Its prompts with labels.
         adapted: Its adapted embeddings, [B, 2, hidden]; None to adapt them here.
     """
+    adapted = explainer.adapt(examples) if adapted is None else adapted
+    packed = packs(explainer.llm.model, max(len(row.ids) for row in encoded))
+    return (packed_losses if packed else padded_losses)(explainer, encoded, adapted)
+
+
+def padded_losses(explainer: Explainer, encoded: Sequence[Encoded], adapted: Tensor) -> Tensor:
+    """Compute the losses of a batch whose prompts are padded to one length, [B].
+
+    Logits are computed from the first target on only: with padding on the left, all targets stand at the end.
+
+    Args:
+        explainer: Its parts.
+        encoded: The prompts of the batch with labels.
+        adapted: The adapted embeddings, [B, 2, hidden].
+    """
     model = explainer.llm.model
     opening = () if model.is_gradient_checkpointing else shared_opening(encoded)
-    adapted = explainer.adapt(examples) if adapted is None else adapted
     batch = pad_left([row.without(len(opening)) for row in encoded], explainer.pad_id, explainer.llm.device)
     read = batch.ids.shape[1]
     first_target = int((batch.labels != IGNORED_LABEL).int().argmax(dim=1).min())
@@ -48,7 +63,7 @@ def example_losses(
             input_ids=batch.ids,
             attention_mask=attention_mask(model, F.pad(batch.mask, (len(opening), 0), value=1), read),
             position_ids=batch.position_ids + len(opening),
-            past_key_values=explainer.read(opening, len(examples)),
+            past_key_values=explainer.read(opening, len(encoded)),
             use_cache=bool(opening),
             logits_to_keep=keep,
         ).logits[:, :-1]
