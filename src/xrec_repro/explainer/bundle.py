@@ -23,11 +23,10 @@ def new_adapter(llm: LanguageModel, inputs: int, settings: dict[str, Any], seed:
         seed: The run's seed.
     """
     options = {key: settings[key] for key in ("experts", "dropout", "noise_epsilon", "gate", "gate_noise")}
-    sides = {
-        side: MoEAdapter(inputs, llm.hidden, **options).reset(torch_generator(seed, "adapter", side), settings["bias_std"])
-        for side in ("user", "item")
-    }
-    return AdapterPair(**sides).to(llm.device)
+    pair = AdapterPair(*(MoEAdapter(inputs, llm.hidden, **options) for _ in range(2)))
+    for side in ("user", "item"):
+        getattr(pair, side).reset(torch_generator(seed, "adapter", side), settings["bias_std"])
+    return pair.to(llm.device)
 
 
 def pack(pair: AdapterPair, llm: LanguageModel, config: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
