@@ -38,7 +38,8 @@ def example_losses(
         adapted: Its adapted embeddings, [B, 2, hidden]; None to adapt them here.
     """
     adapted = explainer.adapt(examples) if adapted is None else adapted
-    packed = packs(explainer.llm.model, max(len(row.ids) for row in encoded))
+    # One prompt has no padding, and a mask less to make than a pack.
+    packed = len(encoded) > 1 and packs(explainer.llm.model, max(len(row.ids) for row in encoded))
     return (packed_losses if packed else padded_losses)(explainer, encoded, adapted)
 
 
