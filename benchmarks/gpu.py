@@ -1,20 +1,17 @@
 """Tuning and generation with a random Llama-2-7B in bf16 on a CUDA device, on the real Amazon prompts."""
 
 import argparse
-import csv
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from generation import by_length, library, ours
-from harness import ROOT, Skipped, Times, arguments, compare, limit, record, run, seconds
+from harness import Skipped, Times, arguments, compare, limit, record, run, seconds
 from material import amazon_examples, assemble, demo_explainer, scratch_settings
 from torch import Tensor
 from tuning import Losses, epoch, full_losses
 
-from xrec_repro.accounting.emissions import emissions_factors, emissions_kg, find_hardware, load_hardware
-from xrec_repro.config import load_config
 from xrec_repro.examples import Example
 from xrec_repro.explainer.explainer import Explainer, shared_opening
 from xrec_repro.explainer.fusing import replaced
@@ -23,7 +20,6 @@ from xrec_repro.explainer.packing import packed_losses, packs
 from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.prompts import Encoded
 from xrec_repro.explainer.tuning import padded_losses
-from xrec_repro.published import load_published_table3
 
 EXPLANATIONS, TRAIN_SAMPLES = 3_000, 95_841
 ALLOWED_GENERATION, ALLOWED_TUNING = 180, 24 * 60
@@ -98,8 +94,8 @@ def padded(explainer: Explainer, examples: Sequence[Example], encoded: Sequence[
     return padded_losses(explainer, encoded, explainer.adapt(examples))
 
 
-def measure_tuning(explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace) -> float:
-    """Measure tuning by batch size, packed and padded; return the rate of the way taken in samples a second."""
+def measure_tuning(explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace) -> None:
+    """Measure tuning by batch size, packed and padded."""
     tokens = [len(explainer.encoder.train(e).ids) for e in examples]
     mean = sum(tokens) / len(tokens)
     found = {way.__name__: by_size(explainer, examples, way, args.smoke) for way in (packed, padded)}
@@ -136,7 +132,6 @@ def measure_tuning(explainer: Explainer, examples: Sequence[Example], args: argp
     }
     record(args, "gpu_batching", times, what(explainer), facts)
     record(args, "gpu_tuning", limit(TRAIN_SAMPLES / rate[taken], ALLOWED_TUNING), what(explainer), facts)
-    return rate[taken]
 
 
 def by_size(explainer: Explainer, examples: Sequence[Example], way: Losses, smoke: bool) -> dict[int, dict[str, float]]:
@@ -172,10 +167,8 @@ def differences(explainer: Explainer, examples: Sequence[Example], sizes: dict[s
     return rows
 
 
-def measure_generation(
-    explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace, tuning: float
-) -> None:
-    """Measure generation by batch size; with the rate of tuning, say what the study's experiments would take."""
+def measure_generation(explainer: Explainer, examples: Sequence[Example], args: argparse.Namespace) -> None:
+    """Measure generation by batch size."""
     settings = scratch_settings()["generation"] | {"max_new_tokens": 4 if args.smoke else NEW_TOKENS}
     settings["decoding"] = "sampled"
     sizes = GENERATION_SIZES[:2] if args.smoke else GENERATION_SIZES
@@ -196,7 +189,6 @@ def measure_generation(
         "share of the measured bandwidth at batch 1": generation_roofline(explainer, found[1]["a second"], settings),
         "generate with a static cache, compiled": static_rate(explainer, ordered, settings, best, args.smoke),
         "explanations by batch": [{"batch": size, **row} for size, row in found.items()],
-        "table 3 at these rates (an epoch of all texts, 3,000 explanations)": table3(tuning, rate),
     }
     record(args, "gpu_generation", limit(EXPLANATIONS / rate, ALLOWED_GENERATION), what(explainer), facts)
 
@@ -249,29 +241,6 @@ def what(explainer: Explainer) -> str:
     return f"random weights, {explainer.llm.name}; a tokenizer trained on the texts"
 
 
-def table3(tuning: float, generation: float) -> list[dict[str, Any]]:
-    """Return what each experiment of the study's table 3 would take at these rates, beside what it took there."""
-    factors = emissions_factors(load_config(ROOT / "config" / "config.yaml")["emissions"])
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    node = find_hardware(device, load_hardware(ROOT / "resources"))
-    with (ROOT / "resources/published/datasets.csv").open(encoding="utf-8", newline="") as stream:
-        samples = {row["dataset"]: int(row["train_texts"]) for row in csv.DictReader(stream) if row["train_texts"]}
-    rows = []
-    for published in load_published_table3(ROOT / "resources"):
-        trained = samples.get(published.dataset, TRAIN_SAMPLES) / tuning if published.train_seconds else 0.0
-        used = trained + EXPLANATIONS / generation
-        rows.append(
-            {
-                "experiment": f"{published.dataset}, {published.experiment}",
-                "hours": round(used / 3600, 2),
-                "kg": round(emissions_kg(used, node.node_power_kw, *factors), 3) if node else None,
-                "published hours": round(((published.train_seconds or 0) + published.generate_seconds) / 3600, 2),
-                "published kg": published.co2_kg,
-            }
-        )
-    return rows
-
-
 def material(smoke: bool, gigabytes: int) -> tuple[Explainer, list[Example]]:
     """Return an explainer of Llama-2-7B's shape and real prompts for it, or the demo's random ones.
 
@@ -290,14 +259,14 @@ def material(smoke: bool, gigabytes: int) -> tuple[Explainer, list[Example]]:
 
 
 def main(args: argparse.Namespace) -> None:
-    """Measure tuning and generation, and say what the study's experiments would take."""
+    """Measure tuning and generation."""
     explainer, examples = material(args.smoke, 40)
     part = examples[:: max(1, len(examples) // args.examples)][: args.examples]
-    tuning = measure_tuning(explainer, part, args)
+    measure_tuning(explainer, part, args)
     if args.only == "tuning":
         return
     explainer.adapters.eval()
-    measure_generation(explainer, examples, args, tuning)
+    measure_generation(explainer, examples, args)
 
 
 def options() -> argparse.ArgumentParser:

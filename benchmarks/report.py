@@ -7,6 +7,7 @@ from typing import Any
 
 from claims import CLAIMS, FINDINGS, Claim
 from harness import RESULTS, ROOT, ratio_text
+from table3 import RATES, at_measured_rates
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 Results = Mapping[str, dict[str, Any]]
@@ -41,7 +42,21 @@ def write_page(results: Results) -> str:
         parts.append(NOT_MEASURED.get(script, f"Not measured yet: `.venv/bin/python benchmarks/{script}.py`.") + "\n")
     parts += [_section(name, claim, results[name]) for name, claim in CLAIMS.items() if name in results]
     parts += [_finding(name, title, results[name]) for name, title in FINDINGS.items() if name in results]
+    if all(name in results for name in RATES):
+        parts.append(_table3(results))
     return "\n".join(parts)
+
+
+def _table3(results: Results) -> str:
+    rows = at_measured_rates(results)
+    cells = [[_shown(value) for value in row.values()] for row in rows]
+    text = "An epoch of all texts at the rate of gpu_tuning, and 3,000 explanations at that of gpu_slots_all_exact:"
+    total = f"Together {sum(row['hours'] for row in rows):.1f} hours; the study's took "
+    total += f"{sum(row['published hours'] for row in rows):.0f}."
+    return (
+        "\n".join(["## The study's table 3 at these rates", "", text, "", _table([list(rows[0]), *cells]), total])
+        + "\n"
+    )
 
 
 def _row(claim: Claim, entry: dict[str, Any] | None) -> list[str]:
