@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import AutoModelForCausalLM, GemmaConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
 
 from xrec_repro.examples import Example
 from xrec_repro.explainer.adapter import AdapterPair, MoEAdapter
@@ -26,6 +26,7 @@ SHAPES = {
     "mistral": MistralConfig(**SIZE, **GROUPED),
     "qwen2": Qwen2Config(**SIZE, **GROUPED, tie_word_embeddings=True),
     "gemma": GemmaConfig(**SIZE, **HEADS, head_dim=16),
+    "gpt2": GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4),
 }
 
 

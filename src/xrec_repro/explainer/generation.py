@@ -22,14 +22,8 @@ def explain_in_slots(
 ) -> Iterator[list[tuple[Example, Written]]]:
     """Explain examples in slots, which are filled again as texts end; yields some at a time, as they are done."""
     decoder = SlotDecoder(explainer, settings, seed, encoded, stops_of(explainer))
-    done = []
-    for example, result in decoder.decode(examples):
-        done.append((example, written(explainer, encoded[example.example_id], result)))
-        if len(done) == settings["batch_size"]:
-            yield done
-            done = []
-    if done:
-        yield done
+    for some in decoder.groups(examples):
+        yield [(example, written(explainer, encoded[example.example_id], result)) for example, result in some]
 
 
 def explain_batch(
@@ -45,7 +39,7 @@ def explain_batch(
     if in_slots(explainer, settings, rows):
         found = dict(SlotDecoder(explainer, settings, seed, by_id, stops_of(explainer)).decode(batch))
         return [written(explainer, by_id[example.example_id], found[example]) for example in batch]
-    opening = shared_opening(rows) if explainer.encoder.records else ()
+    opening = shared_opening(rows)
     results = decode(
         explainer.llm.model,
         explainer.injector,

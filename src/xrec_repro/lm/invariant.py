@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.pytorch_utils import Conv1D
 
 from xrec_repro.errors import ModelError
 
@@ -30,6 +31,7 @@ TILES: dict[float, tuple[Tile, Tile]] = {
     float("inf"): ((256, 128, 64, 8, 3), (256, 128, 64, 8, 3)),
 }
 _INNER_32 = 32  # of float32, whose tiles would not fit a multiprocessor
+_LAYERS = (nn.Linear, Conv1D)  # GPT-2's is x w + b with w [k, n]
 
 if TRITON:
     import triton
@@ -93,6 +95,18 @@ def one_by_one(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     return torch.cat([F.linear(row, w, b) for row in x.split(1, dim=1)], dim=1)
 
 
+def matrices(model: nn.Module) -> list[Tensor]:
+    """Return the matrices that a model multiplies with, [n, k] each."""
+    return [_matrix(module) for module in model.modules() if type(module) in _LAYERS]
+
+
+def lay_out(model: nn.Module) -> None:
+    """Lay the weights of GPT-2, which are [k, n], in memory so that `tiled` reads them as those of other models."""
+    for module in model.modules():
+        if type(module) is Conv1D:
+            module.weight.data = module.weight.data.t().contiguous().t()
+
+
 def check(weights: list[Tensor]) -> None:
     """Make sure that all tiles give the same bits for matrices of these shapes.
 
@@ -121,7 +135,7 @@ def multiplying(model: nn.Module, way: Callable[..., Tensor] | None) -> Iterator
     changed: list[Any] = []
     try:
         for module in model.modules() if way else ():
-            if type(module) is nn.Linear:
+            if type(module) in _LAYERS:
                 module.forward = partial(_multiply, way, module)
                 changed.append(module)
         yield
@@ -130,5 +144,9 @@ def multiplying(model: nn.Module, way: Callable[..., Tensor] | None) -> Iterator
             del module.forward
 
 
-def _multiply(way: Callable[..., Tensor], module: nn.Linear, x: Tensor) -> Tensor:
-    return way(x, module.weight, module.bias)
+def _multiply(way: Callable[..., Tensor], module: nn.Linear | Conv1D, x: Tensor) -> Tensor:
+    return way(x, _matrix(module), module.bias)
+
+
+def _matrix(module: nn.Linear | Conv1D) -> Tensor:
+    return module.weight.t() if type(module) is Conv1D else module.weight

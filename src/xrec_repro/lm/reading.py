@@ -10,11 +10,10 @@ from torch import Tensor
 
 from xrec_repro.explainer.injection import Injector
 from xrec_repro.lm import kernels, torch_ops
+from xrec_repro.lm.families import FAMILIES
 from xrec_repro.lm.graphs import Replayed
-from xrec_repro.lm.invariant import check, multiplying, one_by_one, tiled
+from xrec_repro.lm.invariant import check, lay_out, matrices, multiplying, one_by_one, tiled
 
-FAMILIES = ("llama", "mistral", "qwen2")
-_ROTARY = ("default", "linear", "llama3", "yarn")  # those whose angles depend on the place alone
 _FEW = 16
 _INJECTED = 2  # reserved tokens of a prompt
 Choose = Callable[[Tensor, Tensor], Tensor]
@@ -34,10 +33,8 @@ def unfit(llm: Any, room: int) -> str | None:
         return "llm.quantisation is on; set it to none"
     if config._attn_implementation != "sdpa":
         return f"llm.attention is {config._attn_implementation}; set it to sdpa"
-    rotary = (getattr(config, "rope_scaling", None) or {}).get("rope_type", "default")
-    window = getattr(config, "sliding_window", None)
-    if config.hidden_act != "silu" or rotary not in _ROTARY or (window is not None and window < room):
-        return "of its activation, rotary embedding or a window shorter than the text; use another model"
+    if problem := FAMILIES[config.model_type].unfit(config, room):
+        return f"{problem}; use another model"
     if device.type == "cuda" and not kernels.TRITON:
         return "Triton is not installed; pip install triton"
     if {parameter.device for parameter in llm.model.parameters()} != {device}:
@@ -156,14 +153,13 @@ class SlotModel:
         if exact:
             self._products = tiled if self._gpu else one_by_one
         if exact and self._gpu:
-            check([module.weight for module in model.modules() if type(module) is torch.nn.Linear])
-        self._scale = model.model.layers[0].self_attn.scaling
-        width = model.model.layers[0].self_attn.head_dim
+            lay_out(model)
+            check(matrices(model))
+        self._parts = FAMILIES[model.config.model_type](model, self._ops)
         rows = slots + 1  # one more, to which is written what is no text's
-        shape = len(model.model.layers), rows, model.config.num_key_value_heads, room, width
+        shape = len(self._parts.layers), rows, self._parts.heads, room, self._parts.width
         self._keys, self._values = (torch.zeros(shape, device=self.device, dtype=weight.dtype) for _ in range(2))
-        places = torch.arange(room, device=self.device)[None]
-        self._angles = tuple(side[0].contiguous() for side in model.model.rotary_emb(weight, places))
+        self._angles = self._parts.angles(room)
         self._tokens, self._lengths, self._left = torch.zeros(3, rows, dtype=torch.long, device=self.device)
         self._limit = new_tokens
         self._draws = torch.zeros(rows, new_tokens + 1, dtype=torch.float64, device=self.device)
@@ -240,7 +236,7 @@ class SlotModel:
         """Return the hidden states after the last token of each prompt of a pack, [1, prompts, hidden]."""
 
         def attend(q: Tensor, layer: int) -> Tensor:
-            return self._ops.attend_pack(q, pack.blocks, self._keys[layer], self._values[layer], self._scale)
+            return self._ops.attend_pack(q, pack.blocks, self._keys[layer], self._values[layer], self._parts.scale)
 
         with self.injector.prompt(pack.adapted, pack.positions, pack.size):
             return self._forward(pack.ids, (pack.slots, pack.places), attend)[:, pack.last]
@@ -257,7 +253,8 @@ class SlotModel:
         lengths, left = self._lengths[: self.slots], self._left[: self.slots]
 
         def attend(q: Tensor, layer: int) -> Tensor:
-            return self._ops.attend_step(q, lengths, self._keys[layer], self._values[layer], self._scale, self._few)
+            cache = self._keys[layer], self._values[layer]
+            return self._ops.attend_step(q, lengths, *cache, self._parts.scale, self._few)
 
         with self._multiplying(alone=False):
             hidden = self._forward(self.tokens, (self._rows, lengths), attend)
@@ -270,13 +267,13 @@ class SlotModel:
 
     def _forward(self, ids: Tensor, at: tuple[Tensor, Tensor], attend: Callable[[Tensor, int], Tensor]) -> Tensor:
         """Read tokens that lie side by side, [N], each at its slot and place; return hidden states, [1, N, hidden]."""
-        inner, ops = self.model.model, self._ops
-        x, branch = inner.embed_tokens(ids[None]), None
-        for index, layer in enumerate(inner.layers):
-            heads, mlp = layer.self_attn, layer.mlp
-            x, h = ops.norm(x, branch, layer.input_layernorm)
-            projected = heads.q_proj(h), heads.k_proj(h), heads.v_proj(h)
-            q = ops.turn(*projected, self._angles, at, self._keys[index], self._values[index])
-            x, h = ops.norm(x, heads.o_proj(attend(q, index)), layer.post_attention_layernorm)
-            branch = mlp.down_proj(ops.gated(mlp.gate_proj(h), mlp.up_proj(h)))
-        return ops.norm(x, branch, inner.norm)[1]
+        parts = self._parts
+        x, branch = parts.embed(ids, at[1]), None
+        for index, layer in enumerate(parts.layers):
+            before, between = parts.norms(layer)
+            x, h = parts.norm(x, branch, before)
+            cache = self._keys[index], self._values[index]
+            q = self._ops.turn(*parts.project(layer, h), self._angles, at, *cache)
+            x, h = parts.norm(x, parts.join(layer, attend(q, index)), between)
+            branch = parts.mlp(layer, h)
+        return parts.norm(x, branch, parts.last)[1]

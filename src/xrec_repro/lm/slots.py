@@ -8,7 +8,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +17,9 @@ from torch import Tensor
 from xrec_repro.errors import ConfigError
 from xrec_repro.examples import Example
 from xrec_repro.explainer.decoding import Decoded, chosen_tokens, drawn
-from xrec_repro.explainer.explainer import Explainer, shared_opening
+from xrec_repro.explainer.explainer import shared_opening
+from xrec_repro.explainer.injection import Injector
+from xrec_repro.explainer.llm import LanguageModel
 from xrec_repro.explainer.prompts import Encoded
 from xrec_repro.lm.reading import Prompt, SlotModel, unfit
 from xrec_repro.seeding import torch_generator
@@ -24,6 +27,16 @@ from xrec_repro.seeding import torch_generator
 _ADAPTED_AT_ONCE = 256  # always, as products may round by their height
 _PACKS = (256, 512, 1024, 2048, 4096)  # rows of prompts that a GPU reads at once
 _WAIT = 8  # on a GPU prompts are read when an eighth of the slots are free
+
+
+class Explaining(Protocol):
+    """What slots need of what explains: an `Explainer`, or another way to say users and items to a language model."""
+
+    llm: LanguageModel
+    injector: Injector
+
+    def adapt(self, examples: Sequence[Example]) -> Tensor:
+        """Return the vectors at the reserved tokens of prompts, [B, 2, hidden]; [B, 0, hidden] where there are none."""
 
 
 @dataclass
@@ -36,7 +49,7 @@ class _Text:
     result: Decoded = field(default_factory=lambda: Decoded([], "length"))
 
 
-def in_slots(explainer: Explainer, settings: dict[str, Any], encoded: Sequence[Encoded]) -> bool:
+def in_slots(explainer: Explaining, settings: dict[str, Any], encoded: Sequence[Encoded]) -> bool:
     """Say whether slots decode these prompts: on a GPU wherever they can, on a CPU where 16 bits are to be exact.
 
     Args:
@@ -74,7 +87,7 @@ class SlotDecoder:
 
     def __init__(
         self,
-        explainer: Explainer,
+        explainer: Explaining,
         settings: dict[str, Any],
         seed: int,
         encoded: dict[str, Encoded],
@@ -84,7 +97,7 @@ class SlotDecoder:
         self.encoded = encoded
         self.limit = settings["max_new_tokens"]
         rows = list(encoded.values())
-        self.opening = shared_opening(rows) if explainer.encoder.records else ()
+        self.opening = shared_opening(rows)
         self.model = SlotModel(
             explainer.llm.model,
             explainer.injector,
@@ -123,6 +136,12 @@ class SlotDecoder:
             if held and not waiting and len(free) > idle:  # they read no cache any more
                 idle = len(free)
                 self.model.leave(free)
+
+    def groups(self, examples: Sequence[Example]) -> Iterator[list[tuple[Example, Decoded]]]:
+        """Decode examples; yields as many at a time as there are texts at once."""
+        found = self.decode(examples)
+        while some := list(islice(found, self.settings["batch_size"])):
+            yield some
 
     def _fill(self, waiting: deque[Example], held: dict[int, _Text], free: list[int]) -> Any:
         """Read the next prompts into free slots, as many as a pack takes."""

@@ -1,6 +1,6 @@
-"""Explanations by PEPLER: the prompt is read once, and then a token a step, by the one decoder of all methods."""
+"""Explanations by PEPLER: the prompt is read once, and then a token a step, by the decoders of all methods."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from xrec_repro.examples import Example
 from xrec_repro.explainer.batching import Batch as Padded
 from xrec_repro.explainer.decoding import Decoded, Sampler, decode
 from xrec_repro.explainer.injection import Injector
+from xrec_repro.explainer.prompts import Encoded
+from xrec_repro.lm.slots import SlotDecoder, in_slots
 from xrec_repro.methods.base import Fitted, Written
 from xrec_repro.methods.pepler import Pepler
 from xrec_repro.methods.pepler_model import (
@@ -59,7 +61,7 @@ def explain(
 
 
 class Writing(Pepler):
-    """PEPLER as it writes."""
+    """PEPLER as it writes; to slots it is a `xrec_repro.lm.slots.Explaining`."""
 
     def load(self, fitted: Fitted | None) -> None:
         """Put the model together.
@@ -75,7 +77,7 @@ class Writing(Pepler):
         tables = [fitted.tensors.get(name) for name in ("users", "items")]
         module = Prompted(llm.model, *tables, rating_head(settings, llm.hidden, run.seed)).to(run.device)
         _take(module, fitted.tensors)
-        self.module, self.width = module.eval(), llm.hidden
+        self.module, self.llm, self.injector = module.eval(), llm, Injector(llm.model, "none")
         self.known = {kind: set(indices) for kind, indices in fitted.facts["known"].items()}
         rows = {kind: torch.tensor(indices, device=run.device) for kind, indices in fitted.facts["known"].items()}
         named = {"user": module.users, "item": module.items}
@@ -90,18 +92,58 @@ class Writing(Pepler):
     def write(self, batch: Sequence[Example]) -> list[Written]:
         """Explain a batch; no text depends on the others."""
         check_indices(batch)
-        generation, module = self.run.sections["generation"], self.module
+        if decoder := self._slots(batch):
+            found = dict(decoder.decode(batch))
+            return [self._written(example, found[example]) for example in batch]
+        generation = self.run.sections["generation"]
         sampler = Sampler(generation, self.run.seed, [example.example_id for example in batch])
-        prompt, stops = self._prompts(batch), {self.words.eos: "eos"}
-        found = explain(module, prompt, self.words.bos, sampler, generation["max_new_tokens"], stops)
-        ratings = [None] * len(batch)
-        if module.rating is not None:  # each alone, as products may round by their height
-            ratings = [module.ratings(one).item() for one in prompt.split(1)]
-        read = self._before + 1
-        return [
-            Written(self.words.written(one.ids), read, len(one.ids), one.finish_reason, rating)
-            for one, rating in zip(found, ratings, strict=True)
-        ]
+        new_tokens = generation["max_new_tokens"]
+        found = explain(self.module, self._prompts(batch), self.words.bos, sampler, new_tokens, self._stops)
+        return [self._written(*one) for one in zip(batch, found, strict=True)]
+
+    @torch.no_grad()
+    def stream(
+        self, batches: Sequence[Sequence[Example]], done: Collection[str] = ()
+    ) -> Iterator[list[tuple[Example, Written]]]:
+        """Explain all batches, in slots where batches cannot keep their texts apart (`xrec_repro.lm.slots`)."""
+        waiting = [example for batch in batches for example in batch if example.example_id not in done]
+        check_indices(waiting)
+        if decoder := self._slots(waiting):
+            for some in decoder.groups(waiting):
+                yield [(example, self._written(example, result)) for example, result in some]
+        else:
+            yield from super().stream(batches)
+
+    def adapt(self, examples: Sequence[Example]) -> Tensor:
+        """Return the vectors of users and items, [B, 2, width]; [B, 0, width] where prompts are words."""
+        if self.features:
+            return torch.zeros(len(examples), 0, self.llm.hidden, device=self.llm.device)
+        return self._prompts(examples)
+
+    def _slots(self, examples: Sequence[Example]) -> SlotDecoder | None:
+        """Return what decodes examples in slots, if slots do."""
+        generation = self.run.sections["generation"]
+        encoded = {example.example_id: self._encoded(example) for example in examples}
+        if not encoded or not in_slots(self, generation, list(encoded.values())):
+            return None
+        return SlotDecoder(self, generation, self.run.seed, encoded, self._stops)
+
+    def _encoded(self, example: Example) -> Encoded:
+        """Return a prompt with the token that begins a text; the tokens of user and item say nothing themselves."""
+        if self.features:
+            return Encoded([*self.words.prompt(self.features.prompt(example)), self.words.bos], [], ())
+        return Encoded([self.words.bos] * 3, [], (0, 1))
+
+    @property
+    def _stops(self) -> dict[int, str]:
+        return {self.words.eos: "eos"}
+
+    def _written(self, example: Example, result: Decoded) -> Written:
+        rating = None
+        if self.module.rating is not None:  # each alone, as products may round by their height
+            rating = self.module.ratings(self._prompts([example])).item()
+        text = self.words.written(result.ids)
+        return Written(text, self._before + 1, len(result.ids), result.finish_reason, rating)
 
     def _prompts(self, batch: Sequence[Example]) -> Tensor:
         device = self.module.lm.device
@@ -116,7 +158,7 @@ class Writing(Pepler):
             return (self.module.users if kind == "user" else self.module.items)[index]
         if self.settings.unseen == "mean":
             return self.means[kind]
-        return first_vectors(kind, [index], self.width, self.run.seed)[0].to(self.means[kind])
+        return first_vectors(kind, [index], self.llm.hidden, self.run.seed)[0].to(self.means[kind])
 
     def report(self, examples: Sequence[Example]) -> dict[str, Any]:
         """Return of how many examples training saw no text of the user, or of the item."""
