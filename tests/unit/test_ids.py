@@ -97,7 +97,7 @@ def test_words_are_counted_only_where_there_are_too_many():
 
 # --- Training and writing -------------------------------------------------------------------------------------------
 @every
-def test_texts_depend_neither_on_batches_nor_on_shards(kind, tmp_path):
+def test_texts_depend_neither_on_batches_nor_on_shards(kind, tmp_path, monkeypatch):
     examples = pairs(29)
     method, report = trained(kind, tmp_path, examples)
     assert report["train_examples"] == 21 and report["epochs"] == 3 and report["full_texts"] > 0
@@ -116,6 +116,11 @@ def test_texts_depend_neither_on_batches_nor_on_shards(kind, tmp_path):
     assert {row["finish_reason"] for row in alone} <= {"eos", "length"}
     assert all((row["rating"] is None) == (kind == "att2seq") for row in alone)
     assert not any(special in row["prediction"] for row in alone for special in SPECIALS)
+    for device, invariance, apart in (("cuda", "exact", True), ("cuda", "fast", False), ("cpu", "exact", False)):
+        told = Run(seed=1, device=device, sections={"generation": {"invariance": invariance}})
+        assert type(method)(method.settings, told)._alone == apart
+    monkeypatch.setattr(type(method), "_alone", True)  # as there, also the ratings are those of batch 1
+    assert write(method, examples, tmp_path, size=99) == alone
 
 
 class Killed(BaseException):

@@ -308,7 +308,7 @@ def written_to(folder, method, examples, chosen, shard=None):
 
 @pytest.mark.parametrize("chosen", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("kind", ["continuous", "discrete"])
-@pytest.mark.parametrize("shape", ["gpt2", "llama2", "qwen2"])
+@pytest.mark.parametrize("shape", ["gpt2", "qwen2"])
 def test_in_float32_texts_of_pepler_in_slots_are_those_of_batch_1(pepler, shape, kind, chosen):
     method, examples = pepler(shape, kind, chosen), pairs(7)
     want = {example.example_id: method.write([example])[0] for example in examples}
