@@ -15,6 +15,7 @@ from xrec_repro.metrics.registry import build_metric
 from xrec_repro.seeding import numpy_rng
 
 COUNT = 60  # examples; and texts whose replies are read
+ATTEMPTS = 2  # the question, and once more with the reminder
 SAMPLES = 9999
 Texts = list[str]
 
@@ -86,8 +87,8 @@ def parse(metric: LlamaScore, texts: dict[str, Texts], references: Texts) -> tup
 
 
 def judge_of(config: Config, model: str, mode: str) -> LlamaScore:
-    """Return the judge with its default settings, but for a threshold that leaves no text without a score."""
-    settings = config["metrics"]["llamascore"] | {"model": model, "mode": mode, "min_mass": 0.0}
+    """Return the judge with its default settings, but for the attempts, and with a score of every text in `expected`."""
+    settings = config["metrics"]["llamascore"] | {"model": model, "mode": mode, "min_mass": 0.0, "attempts": ATTEMPTS}
     return build_metric("llamascore", settings, "cpu")
 
 

@@ -19,7 +19,8 @@ from xrec_repro.seeding import numpy_rng
 
 COUNT = 12  # profiles of books, and as many of users
 ATTEMPTS = 2  # the question, and once more with what was wrong
-TEXTS = range(3, 6)  # of a user's history: released texts of one user
+BOOKS = 3  # of a user's history: the first of whom so many texts were released
+LONGEST = 100  # new tokens: a profile of 50 words takes some 80
 SHOWN = 200  # letters of a reply
 
 
@@ -43,11 +44,11 @@ def records(count: int) -> dict[str, list[Any]]:
         histories[one.user_id].append(UserEntry(one.title, one.item_profile, None, None))
     rng = numpy_rng(0, "smollm_writer")
     titles = rng.choice(sorted({one.title for one in examples}), count, replace=False)
-    known = sorted(user for user, entries in histories.items() if len(entries) >= TEXTS.start)
+    known = sorted(user for user, entries in histories.items() if len(entries) >= BOOKS)
     users = rng.choice(known, count, replace=False)
     return {
         "item": [ItemText(str(title), None, None, None, ()) for title in titles],
-        "user": [UserText(tuple(histories[user][: TEXTS.stop - 1])) for user in users],
+        "user": [UserText(tuple(histories[user][:BOOKS])) for user in users],
     }
 
 
@@ -88,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
     model, config = smollm2()
     count, profiles = 2 if args.smoke else COUNT, config["defaults"]["profiles"]
     settings = profiles["chat"] | {"model": str(model), "attempts": ATTEMPTS, "max_unanswered": 1.0}
-    settings |= {"concurrency": count} | ({"max_new_tokens": 8} if args.smoke else {})
+    settings |= {"concurrency": count, "max_new_tokens": 8 if args.smoke else LONGEST}
     local_model.LocalModel = Listener
     known = records(count)
     with tempfile.TemporaryDirectory() as cache:
@@ -102,7 +103,7 @@ def main(args: argparse.Namespace) -> None:
     }
     for row in facts["what came of it"]:
         print(", ".join(f"{key} {value}" for key, value in row.items()), flush=True)
-    data = f"{count} books by title and {count} users by {TEXTS.start} to {TEXTS.stop - 1} books of the released "
+    data = f"{count} books by title and {count} users by {BOOKS} books of the released "
     write(args, "smollm_writer", {"data": f"{data}Amazon texts, which hold no reviews", "facts": facts})
 
 
