@@ -21,6 +21,7 @@ from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.prompts import PromptEncoder
+from xrec_repro.lm.gguf import unpacked
 from xrec_repro.lm.load import package_file
 from xrec_repro.methods.driver import load_fitted
 from xrec_repro.safe_pickle import load_pickle
@@ -123,9 +124,11 @@ def smollm2() -> tuple[Path, Config]:
         raise Skipped("the released Amazon texts are neither beside the checkout nor under $XREC_SHARED")
     config = load_config(ROOT / "config/config.yaml", ROOT / "config/xrec-small.yaml")
     try:
-        return package_file(config["defaults"]["llm"]["package"]), config
+        file = package_file(config["defaults"]["llm"]["package"])
+        unpacked(file, "llm.package")
     except ModelError as error:
         raise Skipped(str(error)) from None
+    return file, config
 
 
 def _examples(count: int, seed: int) -> list[Example]:

@@ -4,11 +4,10 @@ import argparse
 from typing import Any
 
 import numpy as np
-from harness import Skipped, arguments, run, seconds, write
+from harness import arguments, run, seconds, write
 from material import predictions, smollm2
 
 from xrec_repro.config import Config
-from xrec_repro.errors import ModelError
 from xrec_repro.metrics.base import Scored
 from xrec_repro.metrics.llamascore import LlamaScore
 from xrec_repro.metrics.registry import build_metric
@@ -87,7 +86,7 @@ def parse(metric: LlamaScore, texts: dict[str, Texts], references: Texts) -> tup
 
 
 def judge_of(config: Config, model: str, mode: str) -> LlamaScore:
-    """Return the judge with its default settings, but for the attempts, and with a score of every text in `expected`."""
+    """Return the judge with its default settings, but for the attempts; in `expected` every text has a score."""
     settings = config["metrics"]["llamascore"] | {"model": model, "mode": mode, "min_mass": 0.0, "attempts": ATTEMPTS}
     return build_metric("llamascore", settings, "cpu")
 
@@ -99,16 +98,12 @@ def main(args: argparse.Namespace) -> None:
     released, references, data = predictions(count)
     texts = {"reference": references, "XRec's": released}
     texts |= {"another reference": turned(references), "another XRec's": turned(released)}
-    try:
-        expecting, parsing = (judge_of(config, str(model), mode) for mode in ("expected", "parse"))
-        tables, second = expect(expecting, texts, references)
-        signature = expecting.signature
-    except ModelError as error:  # the package that reads the file is not installed
-        raise Skipped(str(error)) from None
+    expecting, parsing = (judge_of(config, str(model), mode) for mode in ("expected", "parse"))
+    tables, second = expect(expecting, texts, references)
     some = count // 4
     few = {kind: part[kind_number * some :][:some] for kind_number, (kind, part) in enumerate(texts.items())}
     replies, reply = parse(parsing, few, references[: 4 * some])
-    facts = {"signature": signature, "seconds a text, expected": round(second, 2)}
+    facts = {"signature": expecting.signature, "seconds a text, expected": round(second, 2)}
     facts |= {"seconds a reply, parse": round(float(reply), 2)} | tables | replies
     for name in ("expected", "expected, good against other", "parse"):
         for row in facts[name]:
