@@ -84,7 +84,9 @@ class Explainer:
 
 
 def shared_opening(encoded: Sequence[Encoded]) -> tuple[int, ...]:
-    """Return the tokens that all prompts begin with, before their first reserved token."""
+    """Return the tokens that all prompts begin with, before their first reserved token; none without records."""
+    if not all(row.positions for row in encoded):
+        return ()
     longest = min(row.positions[0] for row in encoded)
     columns = zip(*(row.ids[:longest] for row in encoded), strict=True)
     return tuple(column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns))

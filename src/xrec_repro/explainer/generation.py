@@ -45,7 +45,7 @@ def explain_batch(
     if in_slots(explainer, settings, rows):
         found = dict(SlotDecoder(explainer, settings, seed, by_id, stops_of(explainer)).decode(batch))
         return [written(explainer, by_id[example.example_id], found[example]) for example in batch]
-    opening = shared_opening(rows) if explainer.encoder.records else ()
+    opening = shared_opening(rows)
     results = decode(
         explainer.llm.model,
         explainer.injector,
