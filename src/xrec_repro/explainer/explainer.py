@@ -84,8 +84,8 @@ class Explainer:
 
 
 def shared_opening(encoded: Sequence[Encoded]) -> tuple[int, ...]:
-    """Return the tokens that all prompts begin with, before their first reserved token; none without such tokens."""
-    if not encoded[0].positions:
+    """Return the tokens that all prompts begin with, before their first reserved token; none without records."""
+    if not all(row.positions for row in encoded):
         return ()
     longest = min(row.positions[0] for row in encoded)
     columns = zip(*(row.ids[:longest] for row in encoded), strict=True)

@@ -112,8 +112,9 @@ def _parts(encoded: Sequence[Encoded], size: int | None) -> list[list[int]]:
 
 @torch.no_grad()
 def held_out_losses(explainer: Explainer, examples: Sequence[Example], batch_size: int) -> list[float]:
-    """Loss of each example with the adapters in evaluation mode."""
-    explainer.adapters.eval()
+    """Loss of each example with the adapters, if there are any, in evaluation mode."""
+    if explainer.adapters is not None:
+        explainer.adapters.eval()
     losses: list[float] = []
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]

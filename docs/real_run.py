@@ -1,0 +1,258 @@
+"""Write what a run of a real language model found: resources/measured/RUN/*.csv, and docs/real-run.md from them.
+
+``python docs/real_run.py results/xrec-small`` after ``make real``. Losses are computed here, on the run's test texts;
+all else is read from the run. With --page the page alone is written again, from the files under resources/measured.
+"""
+
+import argparse
+import csv
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.examples import load_examples
+from xrec_repro.explainer.tuning import held_out_losses
+from xrec_repro.io import read_json, read_table, write_text
+from xrec_repro.markdown import markdown_table
+from xrec_repro.methods.base import Run
+from xrec_repro.methods.driver import load_fitted, make_method
+from xrec_repro.seeding import numpy_rng
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED, PAGE = ROOT / "resources/measured", ROOT / "docs/real-run.md"
+METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
+TEXTS, SAMPLES, AT_ONCE = 5, 9_999, 4  # texts of each data set; bootstrap samples; prompts read at once
+Rows = list[dict[str, Any]]
+
+
+def main() -> None:
+    """Measure, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, help="folder of a finished run, e.g. results/xrec-small")
+    parser.add_argument("--page", action="store_true", help="write the page alone, from resources/measured")
+    chosen = parser.parse_args()
+    folder = MEASURED / chosen.run.name
+    if not chosen.page:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in (
+            ("scores", scores(chosen.run)),
+            ("comparisons", comparisons(chosen.run)),
+            ("form", form(chosen.run)),
+            ("losses", losses(chosen.run)),
+            ("texts", texts(chosen.run)),
+        ):
+            _write(folder / f"{name}.csv", rows)
+        write_text(folder / "provenance.json", json.dumps(origin(chosen.run), indent=2) + "\n")
+    write_text(PAGE, page(folder))
+
+
+# --- From the run ---------------------------------------------------------------------------------------------------
+def scores(run: Path) -> Rows:
+    """Return the mean of each metric and experiment with its interval, from the run's statistics."""
+    found = read_json(run / "paper/statistics/statistics.json")["estimates"]
+    keys = ("dataset", "experiment", "label", "metric", "n", "mean", "mean_low", "mean_high", "std")
+    return [{key: _short(row[key]) for key in keys} for row in found if row["metric"] in METRICS]
+
+
+def comparisons(run: Path) -> Rows:
+    """Return how each experiment differs from XRec in the mean of a metric."""
+    found = read_json(run / "paper/statistics/statistics.json")["comparisons"]
+    keys = ("dataset", "system", "other", "metric", "n", "value", "other_value", "difference", "low", "high", "p_holm")
+    rows = [row for row in found if row["aspect"] == "mean" and row["metric"] in METRICS]
+    return [{key: _short(row.get(key)) for key in keys} for row in rows]
+
+
+def form(run: Path) -> Rows:
+    """Return the share of texts that open as their reference does, or as any does."""
+    rows = []
+    for row in read_json(run / "paper/questions.json")["form"]:
+        own, known = row["own"], row["known"]
+        names = {"dataset": row["dataset"], "experiment": row["experiment"], "embeddings": row["embeddings_as"]}
+        spread = {f"{kind}_{end}": _short(one[end]) for kind, one in (("own", own), ("known", known)) for end in own}
+        rows.append(names | spread)
+    return rows
+
+
+def texts(run: Path) -> Rows:
+    """Return some texts of each data set, drawn by a seed: reference and predictions of every experiment."""
+    rows: Rows = []
+    for dataset in _datasets(run):
+        made = {}
+        for file in sorted((run / dataset).glob("*/seed1/generation/explanations.parquet")):
+            made[file.parents[2].name] = {r["example_id"]: r for r in read_table(file, EXPLANATIONS).to_pylist()}
+        shown = set.intersection(*(set(one) for name, one in made.items() if name != "authors"))
+        for example in numpy_rng(1, "real run", dataset).choice(sorted(shown), TEXTS, replace=False).tolist():
+            some = {name: one[example] for name, one in made.items() if example in one}
+            row = {"dataset": dataset, "example_id": example, "reference": next(iter(some.values()))["reference"]}
+            rows.append(row | {name: one["prediction"] for name, one in some.items()})
+    return rows
+
+
+def origin(run: Path) -> dict[str, Any]:
+    """Return where the numbers come from: commit, machine and versions of the run."""
+    record = read_json(run / "paper/costs/jobs.provenance.json")
+    return {
+        "commit": record["code"]["commit"],
+        "changed": record["code"]["dirty"],
+        "processor": _processor(),
+        "cores": record["machine"]["cores"]["there"],
+        "packages": {name: version for name, version in record["packages"].items() if version},
+        "processor_seconds": round(sum(_processor_seconds(path) for path in sorted(run.glob("**/benchmarks/*.tsv")))),
+    }
+
+
+def _processor_seconds(benchmark: Path) -> float:
+    with benchmark.open(encoding="utf-8", newline="") as stream:
+        return sum(float(row["cpu_time"]) for row in csv.DictReader(stream, delimiter="\t"))
+
+
+def losses(run: Path) -> Rows:
+    """Return the loss of the test texts, in nats a token, and what tuning changed in it (bootstrap over texts)."""
+    rows: Rows = []
+    for dataset in _datasets(run):
+        folder = run / dataset
+        every = load_examples(folder / "shared/examples/examples.parquet", True)
+        examples = [example for example in every if example.split == "test"]
+        bare = [replace(example, user_profile=None, item_profile=None) for example in examples]
+        untouched = _explainer(folder / "no_embeddings")
+        before = {shown: held_out_losses(untouched, some, AT_ONCE) for shown, some in ((True, examples), (False, bare))}
+        after = {}
+        for weights in sorted(folder.glob("*/seed1/method/weights.safetensors")):
+            experiment = weights.parents[2].name
+            shown = read_json(weights.parents[1] / "generation/provenance.json")["settings"]["profiles_shown"]
+            after[experiment] = held_out_losses(_explainer(weights.parents[2]), examples if shown else bare, AT_ONCE)
+            rows.append({"dataset": dataset, "experiment": experiment, "less": "untouched"})
+            rows[-1] |= _change(after[experiment], before[shown])
+        if {"no_profile", "no_profile_fixed"} <= set(after):
+            rows.append({"dataset": dataset, "experiment": "no_profile", "less": "no_profile_fixed"})
+            rows[-1] |= _change(after["no_profile"], after["no_profile_fixed"])
+    return rows
+
+
+def _explainer(experiment: Path) -> Any:
+    """Return the explainer of an experiment of the run, on the CPU."""
+    record = read_json(experiment / "seed1/generation/provenance.json")
+    inputs = {name: Path(entry["path"]) for name, entry in record["inputs"].items()}
+    settings = record["settings"]
+    run = Run(seed=1, device="cpu", domain=settings["domain"], sections=settings, inputs=inputs)
+    method = make_method(settings["method"], "write", run)
+    method.load(load_fitted(inputs["weights"].parent) if "weights" in inputs else None)
+    return method.explainer
+
+
+def _change(after: Sequence[float], before: Sequence[float]) -> dict[str, Any]:
+    gaps = np.subtract(after, before)
+    draws = numpy_rng(1, "real run", "losses").integers(len(gaps), size=(SAMPLES, len(gaps)))
+    low, high = np.percentile(gaps[draws].mean(axis=1), [2.5, 97.5])
+    found = {"n": len(gaps), "before": np.mean(before), "after": np.mean(after), "change": gaps.mean()}
+    return {key: _short(value) for key, value in (found | {"low": low, "high": high}).items()}
+
+
+def _datasets(run: Path) -> list[str]:
+    return sorted(path.parent.name for path in run.glob("*/shared"))
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
+
+
+# --- The page -------------------------------------------------------------------------------------------------------
+HEAD = """# The run of `make real`
+
+Written by `python docs/real_run.py results/{run}` from a finished run; the numbers are in `resources/measured/{run}/`.
+[A real language model on real reviews](real.md) says what was run and with which settings.
+
+Commit {commit}{changed}; {processor}, {cores} cores; {packages}. The run's jobs took {minutes} minutes of
+processor time. One seed: intervals are over texts and say nothing of another training.
+
+"""
+
+
+def page(folder: Path) -> str:
+    """Return the page, from the files of one run."""
+    read = {path.stem: _read(path) for path in folder.glob("*.csv")}
+    facts = read_json(folder / "provenance.json")
+    packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("torch", "transformers"))
+    head = HEAD.format(
+        run=folder.name,
+        commit=facts["commit"][:12],
+        changed=" with uncommitted changes" if facts["changed"] else "",
+        processor=facts["processor"],
+        cores=facts["cores"],
+        packages=packages,
+        minutes=round(facts["processor_seconds"] / 60),
+    )
+    return head + "\n".join(
+        [
+            "## Losses\n\nMean loss of a test text, in nats a token, under the tuned adapters, less that of the "
+            "untouched model (no\nvectors in its prompt) or of one tuned with the same vector for all users and items; "
+            "95 % percentile interval.\n",
+            _table(read["losses"], ("dataset", "experiment", "less", "n", "before", "after", "change", "low", "high")),
+            "## Scores\n",
+            _scores(read["scores"]),
+            "## Opening\n\nShare of texts whose first words are those of their own reference, or of any reference.\n",
+            _table(
+                read["form"], ("dataset", "experiment", "embeddings", "own_mean", "own_low", "own_high", "known_mean")
+            ),
+            "## Texts\n\nDrawn by a seed, good and bad.\n",
+            *(_text(row) for row in read["texts"]),
+        ]
+    )
+
+
+def _scores(rows: Sequence[Mapping[str, str]]) -> str:
+    found: dict[tuple[str, str, str], dict[str, str]] = {}
+    for row in rows:
+        cells = found.setdefault((row["dataset"], row["label"], row["n"]), {})
+        cells[row["metric"]] = f"{float(row['mean']):.4f}"
+        if row["metric"] == "bertscore_f1":
+            cells["95 %"] = f"{float(row['mean_low']):.4f} to {float(row['mean_high']):.4f}"
+    columns = ("bertscore_f1", "95 %", *METRICS[1:])
+    table = [
+        {"dataset": name, "experiment": label, "n": n} | {c: cells.get(c, "–") for c in columns}
+        for (name, label, n), cells in found.items()
+    ]
+    return _table(table, ("dataset", "experiment", "n", *columns))
+
+
+def _text(row: Mapping[str, str]) -> str:
+    lines = [f"**{row['dataset']} {row['example_id']}**", "", f"- reference: {_line(row['reference'])}"]
+    lines += [f"- {name}: {_line(text)}" for name, text in list(row.items())[3:] if text]
+    return "\n".join(lines) + "\n"
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    return "\n".join(markdown_table(columns, [[str(row[column]) for column in columns] for row in rows])) + "\n"
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def _write(path: Path, rows: Rows) -> None:
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
