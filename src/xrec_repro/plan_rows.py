@@ -43,7 +43,6 @@ class PaperRows:
                 data["source"], chosen["llm"]["source"] if "llm" in self.given(dataset, experiment) else None
             ),
             "few": chosen["generation"]["subset"] < 1,
-            "trained": self.is_trained(dataset, experiment),
         }
 
     def file(self, kind: str, row: Row) -> str | None:

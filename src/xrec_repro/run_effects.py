@@ -22,10 +22,10 @@ def scope_note(seeds: Iterable[int], runs: str) -> str:
     """
     fewest = min(seeds)
     if fewest >= FEWEST and runs != "fixed":
-        whose = "all trained experiments together" if runs == "pooled" else "the two experiments"
+        whose = "the larger of the two experiments' spreads" if runs == "larger" else "the spread of the differences"
         return (
-            f"A difference counts only if it also exceeds what trainings differ by: p runs, of {fewest} seeds, by the "
-            f"spread over the seeds of {whose}."
+            f"A difference counts only if it also exceeds what trainings differ by: p runs, of {fewest} seeds, by "
+            f"{whose} over the seeds."
         )
     number = "1 seed" if fewest == 1 else f"{fewest} seeds"
     return (
@@ -35,7 +35,7 @@ def scope_note(seeds: Iterable[int], runs: str) -> str:
 
 
 def own_test(per_seed: np.ndarray, ties: np.ndarray, confidence: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the t-test of the seeds' differences, which assumes nothing of other experiments.
+    """Return the t-test of the seeds' differences.
 
     t = mean / (sd / sqrt(seeds)), with seeds - 1 degrees of freedom.
 
@@ -53,24 +53,18 @@ def own_test(per_seed: np.ndarray, ties: np.ndarray, confidence: float) -> tuple
     return _t(per_seed.mean(axis=-1), error, np.full(error.shape, seeds - 1.0), ties, confidence)
 
 
-def pooled_test(
-    per_seed: np.ndarray,
-    pool: np.ndarray,
-    example_error: np.ndarray,
-    groups: int,
-    ties: np.ndarray,
-    confidence: float,
+def larger_test(
+    pair: np.ndarray, example_error: np.ndarray, groups: int, ties: np.ndarray, confidence: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return a t-test whose error has a part of the examples and a part of the runs, the latter of all experiments.
+    """Return a t-test whose error has a part of the examples and a part of the runs, the latter never the smaller one.
 
-    Of S experiments and R seeds, what is left of the seeds' values after the mean of each experiment and of each seed
-    is taken from it has a variance v with (S - 1)(R - 1) degrees of freedom; a difference of two has 2 v / R. That
-    supposes that trainings of all S differ by as much, which nothing here can check. The two parts are added, with
-    Satterthwaite's (1946) degrees of freedom.
+    With v the largest of the two systems' variances over R seeds and half the variance of their differences, the runs'
+    part is 2 v / R, with the 2 (R - 1) degrees of freedom that the two systems have. The parts are added, with
+    Satterthwaite's (1946) degrees of freedom. Where one system varies as its trainings do and the other not at all, the
+    larger variance is one of R - 1 degrees of freedom, but stands for both: the factor 2 makes up for it.
 
     Args:
-        per_seed: Shape ``(2, metrics, seeds)``.
-        pool: The values of all experiments that are trained, shape ``(2, metrics, experiments, seeds)``.
+        pair: The two systems' values of each seed, shape ``(2, metrics, 2, seeds)``.
         example_error: Standard error of the difference over examples or users, shape ``(2, metrics)``.
         groups: How many examples or users that is of.
         ties: What counts as no difference, shape ``(metrics,)``.
@@ -79,13 +73,11 @@ def pooled_test(
     Returns:
         As `own_test`.
     """
-    seeds = per_seed.shape[-1]
-    left = pool - pool.mean(axis=-1, keepdims=True)
-    left -= left.mean(axis=-2, keepdims=True)
-    freedom = (pool.shape[-2] - 1) * (seeds - 1)
-    runs, examples = 2 * (left**2).sum(axis=(-1, -2)) / freedom / seeds, example_error**2
+    seeds, per_seed = pair.shape[-1], pair[..., 0, :] - pair[..., 1, :]
+    largest = np.maximum(pair.var(axis=-1, ddof=1).max(axis=-1), per_seed.var(axis=-1, ddof=1) / 2)
+    runs, examples, freedom = 2 * largest / seeds, example_error**2, 2.0 * (seeds - 1)
     total, parts = runs + examples, examples**2 / max(groups - 1, 1) + runs**2 / freedom
-    joint = np.where(parts > 0, total**2 / np.where(parts > 0, parts, 1.0), float(freedom))
+    joint = np.where(parts > 0, total**2 / np.where(parts > 0, parts, 1.0), freedom)
     return _t(per_seed.mean(axis=-1), np.sqrt(total), joint, ties, confidence)
 
 

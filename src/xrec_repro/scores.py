@@ -140,7 +140,6 @@ class Run:
     Attributes:
         files: scores.parquet of each of `seeds`.
         texts: The pairs of the data set's split, which say whose an example is; None where that is not known.
-        trained: Whether its method is trained, so that a seed is another training.
         signatures: Metric -> what it was computed with.
         corpus: Metrics that are scores of a whole set of texts (their std is null in summary.json).
     """
@@ -157,7 +156,6 @@ class Run:
     signatures: dict[str, str]
     corpus: frozenset[str]
     texts: str | Path | None = None
-    trained: bool = True
 
 
 def load_runs(rows: Iterable[Mapping[str, Any]]) -> list[Run]:
@@ -165,7 +163,7 @@ def load_runs(rows: Iterable[Mapping[str, Any]]) -> list[Run]:
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, published_as, experiment,
-            experiment_label, seed, kind, maybe few and trained, and the paths `scores`, `summary` (also its content)
+            experiment_label, seed, kind, maybe few, and the paths `scores`, `summary` (also its content)
             and maybe `texts`.
 
     Raises:
@@ -198,7 +196,6 @@ def _run(rows: Sequence[Mapping[str, Any]]) -> Run:
         signatures={metric: signature for metric, (signature, _) in cells.items()},
         corpus=frozenset(metric for metric, (_, corpus) in cells.items() if corpus),
         texts=first.get("texts"),
-        trained=first.get("trained", True),
     )
 
 

@@ -18,7 +18,7 @@ class Settings:
         interval: ``bca`` | ``percentile``.
         confidence: Of the intervals, e.g. 0.95.
         clusters: ``user`` | ``none``: whether the examples of a user are drawn and swapped together.
-        runs: ``both`` | ``pooled`` | ``fixed``: whether a difference must also exceed what trainings differ by.
+        runs: ``larger`` | ``both`` | ``fixed``: whether a difference must also exceed what trainings differ by.
         test: ``permutation`` | ``bootstrap``: whose p-value decides.
         correction: ``holm`` | ``none``: whether it is corrected for the number of comparisons before it decides.
         alpha: A difference is significant if its p-value is at most this.
@@ -55,7 +55,7 @@ class Settings:
             if key not in settings:
                 raise ConfigError(f"statistics.{key}: missing; config/config.yaml gives its default")
         choices = {"interval": ("bca", "percentile"), "test": ("permutation", "bootstrap")}
-        choices |= {"correction": ("holm", "none"), "clusters": ("user", "none"), "runs": ("both", "pooled", "fixed")}
+        choices |= {"correction": ("holm", "none"), "clusters": ("user", "none"), "runs": ("larger", "both", "fixed")}
         for key, allowed in choices.items():
             if settings[key] not in allowed:
                 raise ConfigError(f"statistics.{key}: {settings[key]!r} is not one of {', '.join(allowed)}")

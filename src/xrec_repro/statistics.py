@@ -111,7 +111,6 @@ def compare_files(
     settings: Settings,
     corpus: Collection[str] = (),
     texts: str | Path | None = None,
-    peers: Sequence[Sequence[str | Path]] = (),
 ) -> list[Comparison]:
     """Compare two systems of these names, without correction for the number of comparisons.
 
@@ -123,20 +122,18 @@ def compare_files(
         settings: How.
         corpus: Those of the metrics that are scores of a whole set of texts.
         texts: The pairs of the split, which say whose an example is.
-        peers: scores.parquet of each seed of all systems that are trained alike (``runs: pooled``).
 
     Raises:
         DataError: A file is unusable, or they share no scored example.
     """
     cube, examples, unmatched = join_scores([system, other], metrics)
     users = users_of(texts, examples) if texts is not None else None
-    pool = _seed_values(peers, metrics) if settings.runs == "pooled" and len(peers) > 1 else None
     found: dict[tuple[str, str], Comparison] = {}
     for chosen, kept in same_examples(cube):
         pair = cube[:, chosen][..., kept]
         common = {"n": int(kept.sum()), "dropped": int((~kept).sum()), "unmatched": unmatched, "seeds": len(system)}
-        clusters, own = clusters_of(users, kept, settings), None if pool is None else pool[:, chosen]
-        for (aspect, i), facts in _tests(*pair, settings, clusters, own).items():
+        clusters = clusters_of(users, kept, settings)
+        for (aspect, i), facts in _tests(*pair, settings, clusters).items():
             found[metrics[chosen[i]], aspect] = Comparison(metrics[chosen[i]], aspect, *names, **common, **facts)
     for metric in (name for name in metrics if name in corpus):
         found.pop((metric, "std"))
@@ -151,7 +148,6 @@ def compare_runs(
     other: Run,
     settings: Settings,
     metrics: Sequence[str] | None = None,
-    runs: Iterable[Run] = (),
 ) -> list[Comparison]:
     """Compare two experiments of a data set on the metrics that both have (of those named, if any are).
 
@@ -160,7 +156,6 @@ def compare_runs(
         other: The second.
         settings: How.
         metrics: Which of the metrics.
-        runs: All experiments, of which those that are trained on this data set say how much trainings differ.
 
     Raises:
         DataError: They have other seeds, a metric has two signatures, or they share no scored example.
@@ -174,9 +169,8 @@ def compare_runs(
         if one != two:
             raise DataError(f"{place}: {name} would mix {one!r} and {two!r}; score both with the same settings")
     names = system.experiment, other.experiment
-    alike = [run.files for run in runs if run.trained and _alike(run, system, shared)]
     files = system.files, other.files
-    return compare_files(*files, names, shared, settings, system.corpus, system.texts, alike) if shared else []
+    return compare_files(*files, names, shared, settings, system.corpus, system.texts) if shared else []
 
 
 def compare_to_reference(
@@ -199,7 +193,7 @@ def compare_to_reference(
     for base in (run for run in runs if run.experiment == reference):
         for run in runs:
             if run.dataset == base.dataset and run is not base:
-                for one in compare_runs(run, base, settings, metrics, runs):
+                for one in compare_runs(run, base, settings, metrics):
                     found[run.dataset, run.experiment, one.column] = one
     return dict(zip(found, corrected(list(found.values()), settings), strict=True))
 
@@ -219,24 +213,11 @@ def welch(means: Sequence[float], spreads: Sequence[float], sizes: Sequence[int]
     return float(ttest_ind_from_stats(one, sd, n, two, other_sd, other_n, equal_var=False).pvalue)
 
 
-def _alike(run: Run, other: Run, metrics: Iterable[str]) -> bool:
-    """Tell whether two experiments have the same data set and seeds, and scored these metrics alike."""
-    signatures = [[each.signatures.get(name) for name in metrics] for each in (run, other)]
-    return (run.dataset, run.seeds, signatures[0]) == (other.dataset, other.seeds, signatures[1])
-
-
-def _seed_values(systems: Sequence[Sequence[str | Path]], metrics: Sequence[str]) -> np.ndarray:
-    """Return mean and standard deviation of each seed: shape ``(2, metrics, systems, seeds)``."""
-    found = [[[describe(c) for c in read_scores(path, metrics).to_numpy().T] for path in files] for files in systems]
-    return np.array([[[(c.mean, c.std) for c in seed] for seed in seeds] for seeds in found]).transpose(3, 2, 0, 1)
-
-
 def _tests(
     system: np.ndarray,
     other: np.ndarray,
     settings: Settings,
     clusters: np.ndarray | None = None,
-    pool: np.ndarray | None = None,
 ) -> dict[tuple[str, int], dict[str, Any]]:
     """Return (aspect, metric's number) -> what a `Comparison` says of two arrays ``(metrics, seeds, examples)``."""
     values, others = resampling.observed(system), resampling.observed(other)
@@ -247,11 +228,12 @@ def _tests(
     null, exact = resampling.permutation_distribution(system, other, settings.permutations, rng, clusters)
     p_permutation = resampling.two_sided(null, difference, exact, ties)
     p = p_permutation if settings.test == "permutation" else p_bootstrap
-    per_seed = np.stack([system.mean(-1) - other.mean(-1), system.std(-1) - other.std(-1)])
+    seeds = np.stack([[each.mean(-1), each.std(-1)] for each in (system, other)], axis=2)
+    per_seed = seeds[:, :, 0] - seeds[:, :, 1]
     arrays = {"value": values, "other_value": others, "difference": difference}
     arrays |= {"p_permutation": p_permutation, "p_bootstrap": p_bootstrap}
     if settings.runs != "fixed" and per_seed.shape[-1] >= run_effects.FEWEST:
-        p_runs, below, above = _run_test(system, other, per_seed, ties, settings, clusters, pool)
+        p_runs, below, above = _run_test(system, other, seeds, ties, settings, clusters)
         p, low, high = np.maximum(p, p_runs), np.minimum(low, below), np.maximum(high, above)
         arrays["p_runs"] = p_runs
     arrays |= {"p": p, "low": low, "high": high}
@@ -278,18 +260,20 @@ def _effects(shift: np.ndarray, tie: float) -> dict[str, float | None]:
 def _run_test(
     system: np.ndarray,
     other: np.ndarray,
-    per_seed: np.ndarray,
+    seeds: np.ndarray,
     ties: np.ndarray,
     settings: Settings,
     clusters: np.ndarray | None,
-    pool: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return p and the interval's ends of the test of `Settings.runs`, each of shape ``(2, metrics)``."""
-    if pool is None:
-        return run_effects.own_test(per_seed, ties, settings.confidence)
+    """Return p and the interval's ends of the test of `Settings.runs`, each of shape ``(2, metrics)``.
+
+    `seeds` are the values of both in each seed, of shape ``(2, metrics, 2, seeds)``.
+    """
+    if settings.runs == "both":
+        return run_effects.own_test(seeds[:, :, 0] - seeds[:, :, 1], ties, settings.confidence)
     error = resampling.standard_error(resampling.influence(system) - resampling.influence(other), clusters)
     groups = system.shape[-1] if clusters is None else clusters.max() + 1
-    return run_effects.pooled_test(per_seed, pool, error, groups, ties, settings.confidence)
+    return run_effects.larger_test(seeds, error, groups, ties, settings.confidence)
 
 
 def _paired_bootstrap(

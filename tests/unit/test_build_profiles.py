@@ -247,7 +247,7 @@ def test_measure_how_much_demo_profiles_name(root, tmp_path):
         print(f"{len(empty)} of {len(phrases)} phrases name none: {Counter(empty).most_common(5)}", end="")
         assert len(empty) < 0.08 * len(phrases)
     assert report["cold_users"] == 0
-    assert 1.5 < means["user"] < 3
+    assert 0.5 < means["user"] < 1.5
     assert 0.9 < means["item"] <= 1
     report, references = _references(tmp_path, core, settings=settings["profiles"], published_texts=raw[2])
     assert report["dropped"] == 0

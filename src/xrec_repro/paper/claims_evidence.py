@@ -311,7 +311,7 @@ def run_findings(
                     elif experiment not in present:
                         found.gaps[f"{label}: no experiment in this run for {other}"] += 1
                     else:
-                        tests = compare_runs(run, present[experiment], settings, rule["metrics"], present.values())
+                        tests = compare_runs(run, present[experiment], settings, rule["metrics"])
                         unequal = run.corpus & present[experiment].corpus - {one.metric for one in tests}
                         found.add_tests(rule, tests, unequal, least, **about)
     found.decide(settings)

@@ -41,10 +41,11 @@ class Statistics(Section):
     clusters: Literal["user", "none"] = key(
         "user | none: what is drawn and swapped whole, where users have several test examples", "user"
     )
-    runs: Literal["both", "pooled", "fixed"] = key(
-        "from three seeds on, a difference must also exceed what trainings differ by: both (its own seeds say it) | "
-        "pooled (all experiments together, if they differ alike) | fixed (no; a verdict is about these trainings)",
-        "both",
+    runs: Literal["larger", "both", "fixed"] = key(
+        "from three seeds on, a difference must also exceed what trainings differ by: larger (the larger spread of the "
+        "two over their seeds, and the texts') | both (the spread of the seeds' differences alone) | fixed (no; a "
+        "verdict is about these trainings)",
+        "larger",
     )
     test: Literal["permutation", "bootstrap"] = key("permutation | bootstrap: whose p decides", "permutation")
     correction: Literal["holm", "none"] = key("holm | none, over the primary metrics of a table or a claim", "holm")
