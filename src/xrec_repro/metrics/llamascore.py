@@ -10,6 +10,7 @@ import numpy as np
 
 from xrec_repro.identity import versions
 from xrec_repro.lm.load import load_pretrained, local_folder, require_revision, shown_model
+from xrec_repro.lm.replying import Replying
 from xrec_repro.metrics._batches import count_empty, length_sorted, warn_of
 from xrec_repro.metrics._judge import HIGHEST, LOWEST, check_setting, judge, protocol_digest, question, warn_missing
 from xrec_repro.metrics._local_chat import (
@@ -39,8 +40,9 @@ class LlamaScore(Metric):
 
     Prompt, parsing and repeated questions are those of `xrec_repro.metrics._judge`. A chat template that refuses or
     drops a system message gets the system text at the head of the user's. Values depend on neither the batch size nor
-    the order of the rows (up to rounding, which 16-bit formats make visible). Of an encoder-decoder, the encoder
-    reads the prompt and the decoder replies; all else is the same.
+    the order of the rows (up to rounding, which 16-bit formats make visible, but for replies in slots:
+    `xrec_repro.lm.replying`). Of an encoder-decoder, the encoder reads the prompt and the decoder replies; all else is
+    the same.
 
     Mode ``parse``, the study's: the model replies greedily, and the reply is parsed. What stays without a score after
     `attempts` replies is NaN (counted as ``unparsable``).
@@ -156,11 +158,27 @@ class LlamaScore(Metric):
     def _reply(self, conversations: Mapping[int, Messages]) -> dict[int, Completion]:
         """Reply to the conversations that fit into the context."""
         replies = {}
-        for rows, batch in self._batches(conversations, self.max_new_tokens):
-            for row, (new, ended) in zip(rows, greedy(batch, self.max_new_tokens, self._ends), strict=True):
-                text = decode_reply(self._format.tokenizer, new, self._format.text(conversations[row]))
-                replies[row] = Completion(text, truncated=not ended)
+        for row, (new, ended) in self._decoded(conversations):
+            text = decode_reply(self._format.tokenizer, new, self._format.text(conversations[row]))
+            replies[row] = Completion(text, truncated=not ended)
         return replies
+
+    def _decoded(self, conversations: Mapping[int, Messages]) -> Iterator[tuple[int, tuple[list[int], bool]]]:
+        """Yield rows with their replies, in slots or in batches, and whether an end came (it is left out)."""
+        if self._replying.fit:
+            prompts = {str(row): ids for row, (_, ids) in self._fitting(conversations, self.max_new_tokens).items()}
+            if (slots := self._replying.in_slots(prompts)) is not None:
+                for name, reply in track(slots, self.name, total=len(prompts)):
+                    ended = reply.finish_reason == "eos"
+                    yield int(name), (reply.ids[: len(reply.ids) - ended], ended)
+                return
+        for rows, batch in self._batches(conversations, self.max_new_tokens):
+            yield from zip(rows, greedy(batch, self.max_new_tokens, self._ends), strict=True)
+
+    @cached_property
+    def _replying(self) -> Replying:
+        settings = {"decoding": "greedy", "max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
+        return Replying(self._model, settings, 0, dict.fromkeys(self._ends, "eos"))
 
     def _expect(
         self, predictions: Sequence[str], references: Sequence[str]
@@ -187,16 +205,20 @@ class LlamaScore(Metric):
         warn_missing(self.name, counts, len(values))
         return values, counts, {"number_mass": [None if np.isnan(part) else part for part in mass.tolist()]}
 
+    def _fitting(self, conversations: Mapping[int, Messages], room: int) -> dict[int, tuple[str, list[int]]]:
+        """Return the prompts of rows, text and tokens; those without `room` in the context are left out."""
+        texts = {row: self._format.text(messages) for row, messages in conversations.items()}
+        prompts = {row: (text, self._format.ids(text)) for row, text in texts.items()}
+        return {row: prompt for row, prompt in prompts.items() if self._fits(len(prompt[1]), room)}
+
     def _batches(self, conversations: Mapping[int, Messages], room: int) -> Iterator[tuple[list[int], Continuation]]:
         """Yield rows and their prompts for the model to read; those without `room` in the context are left out."""
-        texts = {row: self._format.text(messages) for row, messages in conversations.items()}
-        prompts = {row: self._format.ids(text) for row, text in texts.items()}
-        fitting = [row for row, prompt in prompts.items() if self._fits(len(prompt), room)]
-        decoder = self._is_encoder_decoder
-        shared = None if decoder or not fitting else read_shared(self._model, [prompts[row] for row in fitting])
-        for places in track(length_sorted(self.batch_size, [texts[row] for row in fitting]), self.name):
-            rows = [fitting[place] for place in places]
-            batch = [prompts[row] for row in rows]
+        fitting = self._fitting(conversations, room)
+        numbers, decoder = list(fitting), self._is_encoder_decoder
+        shared = None if decoder or not fitting else read_shared(self._model, [ids for _, ids in fitting.values()])
+        for places in track(length_sorted(self.batch_size, [text for text, _ in fitting.values()]), self.name):
+            rows = [numbers[place] for place in places]
+            batch = [fitting[row][1] for row in rows]
             yield (
                 rows,
                 DecoderContinuation(self._model, batch) if decoder else Continuation(self._model, batch, shared),

@@ -33,9 +33,9 @@ class LocalModel:
     """
 
     def __init__(self, settings: Settings, seed: int, device: str) -> None:
-        from xrec_repro.explainer.injection import Injector
         from xrec_repro.lm.chat import ChatTemplate
         from xrec_repro.lm.load import Place, load_causal, local_folder, require_revision, shown_model
+        from xrec_repro.lm.replying import Replying
 
         self._settings, self._seed = settings, seed
         name, revision = settings["model"], settings["revision"]
@@ -48,35 +48,41 @@ class LocalModel:
         self._template = ChatTemplate(self._tokenizer, f"profiles.chat.model: {name}")
         self._spell = speller(special_tokens(self._tokenizer))
         self._model = model.to(self._device).eval()
-        self._injector = Injector(self._model, "none")
+        ends = end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
+        self._stops = dict.fromkeys(ends, "eos")
+        self._generation = {
+            "decoding": "sampled" if settings["temperature"] else "greedy",
+            "batch_size": settings["concurrency"],
+            **{key: settings[key] for key in ("temperature", "max_new_tokens")},
+            "top_k": 0,
+            "top_p": 1.0,
+        }
+        self._replying = Replying(self._model, self._generation, seed, self._stops)
 
     def complete(self, asked: Sequence[tuple[list[int], Sequence[object]]]) -> list[Completion]:
-        """Answer prompts in one batch, greedily at temperature 0; in float32 no answer depends on the others.
+        """Answer prompts at once, greedily at temperature 0; in float32 and in slots no answer depends on the others.
 
         Args:
             asked: Tokens of each prompt (`encode`), and what names its stream of sampling.
         """
-        import torch
-
         from xrec_repro.explainer.batching import pad_left
         from xrec_repro.explainer.decoding import Sampler, decode
         from xrec_repro.explainer.prompts import Encoded
 
-        prompts = [prompt for prompt, _ in asked]
-        ends = end_ids(self._model.generation_config.eos_token_id, self._tokenizer.eos_token_id)
-        temperature = self._settings["temperature"]
-        sampling = {"decoding": "sampled" if temperature else "greedy", "temperature": temperature}
-        decoded = decode(
-            self._model,
-            self._injector,
-            torch.zeros(len(prompts), 0, self._model.get_input_embeddings().embedding_dim, device=self._device),
-            pad_left([Encoded(prompt, [], ()) for prompt in prompts], next(iter(ends), 0), self._device),
-            Sampler(
-                sampling | {"top_k": 0, "top_p": 1.0}, self._seed, ["\n".join(map(str, names)) for _, names in asked]
-            ),
-            self._settings["max_new_tokens"],
-            dict.fromkeys(ends, "eos"),
-        )
+        prompts, names = [prompt for prompt, _ in asked], ["\n".join(map(str, names)) for _, names in asked]
+        if (slots := self._replying.in_slots(dict(zip(names, prompts, strict=True)))) is not None:
+            replies = dict(slots)
+            decoded = [replies[name] for name in names]
+        else:
+            decoded = decode(
+                self._model,
+                self._replying.injector,
+                self._replying.adapt(prompts),
+                pad_left([Encoded(ids, [], ()) for ids in prompts], next(iter(self._stops), 0), self._device),
+                Sampler(self._generation, self._seed, names),
+                self._settings["max_new_tokens"],
+                self._stops,
+            )
         return [self._completion(*one) for one in zip(prompts, decoded, strict=True)]
 
     def _completion(self, prompt: list[int], new: Any) -> Completion:
