@@ -16,6 +16,7 @@ from xrec_repro.contracts import TEXTS
 from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, read_table, require_file
 from xrec_repro.metrics.columns import known_metrics
+from xrec_repro.own_texts import is_own
 
 VALIDATION_LOSS = "validation_loss"
 
@@ -248,6 +249,8 @@ def join_scores(systems: Sequence[Sequence[str | Path]], metrics: Sequence[str])
 def users_of(texts: str | Path, examples: Sequence[str]) -> np.ndarray:
     """Return the user of each example as a number, counted from 0 without gaps: shape ``(examples,)``.
 
+    A text whose pair the split lacks (`own_texts`) counts as one of a user who has no other.
+
     Args:
         texts: The pairs of the split (`contracts.TEXTS`).
         examples: Their ids.
@@ -256,6 +259,8 @@ def users_of(texts: str | Path, examples: Sequence[str]) -> np.ndarray:
         DataError: The file is unusable, or has not all of them.
     """
     pairs = read_table(texts, TEXTS, ["example_id", "user_id"]).to_pandas().set_index("example_id")["user_id"]
+    own = [example for example in dict.fromkeys(examples) if is_own(example)]
+    pairs = pd.concat([pairs, pd.Series(own, index=own, dtype=pairs.dtype)])
     if missing := set(examples) - set(pairs.index):
         raise DataError(f"{texts}: example {min(missing)} is not there; score the texts of this split again")
     return np.unique(pairs.loc[list(examples)], return_inverse=True)[1]

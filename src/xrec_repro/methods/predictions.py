@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from xrec_repro.errors import DataError
 from xrec_repro.methods.base import Method, Settings, Written
+from xrec_repro.own_texts import own_id
 
 if TYPE_CHECKING:
     from xrec_repro.examples import Example
@@ -73,9 +74,8 @@ class Predictions(Method):
         once = {text for text, times in Counter(references).items() if times == 1}
         shared = Counter(example.reference for example in examples)
         known = {e.reference: e for e in examples if shared[e.reference] == 1 and e.reference in once}
-        width = len(str(count))
         return [
-            known.get(text) or Example(f"own-{row:0{width}d}", -1, -1, "", "", "", None, None, text, "test")
+            known.get(text) or Example(own_id(row, count), -1, -1, "", "", "", None, None, text, "test")
             for row, text in enumerate(references)
         ]
 

@@ -18,6 +18,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
+from xrec_repro.own_texts import is_own
 from xrec_repro.paper.counterfactual import SIDES, swapped_named
 from xrec_repro.paper.render import number, span, text_table
 from xrec_repro.scores import by_experiment, read_scores, with_summaries
@@ -187,7 +188,8 @@ def _by_rank(
     settings: Mapping[str, Any],
     statistics: Settings,
 ) -> list[dict[str, Any]]:
-    joined = table.merge(ranks, on=["example_id", "seed"], how="left")
+    known = table[~table["example_id"].map(is_own).astype(bool)]
+    joined = known.merge(ranks, on=["example_id", "seed"], how="left")
     if joined["rank"].isna().any():
         example = joined.loc[joined["rank"].isna(), "example_id"].iloc[0]
         raise DataError(f"{rows[0]['texts']}: {example} of {rows[0]['experiment']} is no test example; explain again")

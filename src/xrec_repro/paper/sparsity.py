@@ -16,6 +16,7 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
+from xrec_repro.own_texts import is_own
 from xrec_repro.paper.rows import ranges
 from xrec_repro.paper.style import Look, drawing, footnote, line, look, metric_label, range_lines, save, series_legend
 from xrec_repro.scores import by_experiment, read_scores, reason_of, refuse_repeats
@@ -239,11 +240,15 @@ def _train_ranges(groups: Mapping[Hashable, str], counts: Mapping[Hashable, int]
 def _read_cube(
     runs: Sequence[Mapping[str, Any]], members: _Members, metrics: Sequence[str]
 ) -> tuple[list[str], list[str], np.ndarray]:
-    """Return the examples of all seeds, those of the metrics that are there, and shape (seeds, metrics, examples)."""
+    """Return the examples of all seeds, those of the metrics that are there, and shape (seeds, metrics, examples).
+
+    Texts whose pair the split lacks, and so belong to no group, are left out.
+    """
     frames = [read_scores(run["scores"]) for run in runs]
-    examples = sorted(set.intersection(*(set(frame.index) for frame in frames)))
-    if not examples:
+    shared = set.intersection(*(set(frame.index) for frame in frames))
+    if not shared:
         raise DataError(f"{runs[0]['scores']} shares no example with the other seeds; score the same test set")
+    examples = sorted(example for example in shared if not is_own(example))
     for example in examples:
         if example not in members.users:
             raise DataError(f"{runs[0]['scores']}: {example} is no test example of {members.texts}; score again")
@@ -255,6 +260,8 @@ def _experiment_groups(
     runs: Sequence[Mapping[str, Any]], members: _Members, metrics: Sequence[str], interval: Interval
 ) -> list[dict[str, Any]]:
     examples, present, cube = _read_cube(runs, members, metrics)
+    if not examples:
+        return []
     keys = [members.keys[example] for example in examples]
     groups = np.array([members.groups[key] for key in keys])
     users = np.array([members.users[example] for example in examples])
