@@ -2,6 +2,8 @@
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from xrec_repro.contracts import EXPLANATIONS, GRAPH, TEXTS
 from xrec_repro.embedding_file import save_embeddings
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import read_json, write_table
+from xrec_repro.own_texts import own_id
 from xrec_repro.paper.questions import opening, range_of, ranks_of, write_questions
 
 STATISTICS = {
@@ -109,6 +112,15 @@ def test_scores_by_rank_by_hand(tmp_path, rows):
         ("no_embeddings", "zero-shot"): (0.5, 1),
     }  # fmt: skip
     assert {one["ranks_of"] for one in ranked} == {"Xrec"}
+
+
+def test_texts_of_no_pair_of_the_split_have_no_rank(tmp_path, rows):
+    want = written(tmp_path, rows)[0]["ranks"]
+    for file in ("no_embeddings.parquet", "no_embeddings.scores.parquet"):
+        table = pq.read_table(tmp_path / file).to_pylist()
+        row = table[0] | {"example_id": own_id(3, 10)}
+        pq.write_table(pa.Table.from_pylist([*table, row], schema=pq.read_schema(tmp_path / file)), tmp_path / file)
+    assert written(tmp_path, rows)[0]["ranks"] == want
 
 
 def test_without_a_recommender_there_are_no_ranks(tmp_path, rows):

@@ -14,6 +14,7 @@ from xrec_repro.contracts import GRAPH, TEXTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.estimates import estimates
 from xrec_repro.io import read_json, write_table
+from xrec_repro.own_texts import own_id
 from xrec_repro.paper import sparsity
 from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, figure4, write_sparsity
 from xrec_repro.statistic_settings import Settings
@@ -281,6 +282,14 @@ def test_settings_that_cannot_be_used_are_named(world, over, error, message):
     with pytest.raises(error, match=message):
         world.group([world.row()], **over)
     assert not any(path.exists() for path in world.files)
+
+
+def test_texts_of_no_pair_of_the_split_belong_to_no_group(world):
+    scores = pd.read_parquet(world.row()["scores"]).set_index("example_id")
+    want = world.group([world.row(scores=scores)])
+    own = scores.iloc[:1].rename(lambda _: own_id(7, 100))
+    assert world.group([world.row(scores=pd.concat([scores, own]))]) == want
+    assert world.group([world.row(scores=own)]) == []
 
 
 def test_rows_that_cannot_be_grouped_are_named(world):

@@ -9,10 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from xrec_repro.contracts import TEXTS
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.estimates import bootstrap_interval, estimates
+from xrec_repro.io import write_table
+from xrec_repro.own_texts import own_id
 from xrec_repro.paper.appendix import write_statistics
-from xrec_repro.scores import describe, load_runs
+from xrec_repro.scores import describe, load_runs, users_of
 from xrec_repro.seeding import numpy_rng
 from xrec_repro.statistic_settings import Settings
 from xrec_repro.statistics import compare_files, compare_to_reference, corrected
@@ -381,3 +384,14 @@ def test_runs_gather_seeds_in_order(rows):
     assert [(run.experiment, run.seeds) for run in runs] == [("less", (1, 2)), ("full", (1, 2))]
     assert runs[0].corpus == {"usr"}
     assert runs[0].files == (rows[2]["scores"], rows[3]["scores"])
+
+
+def test_a_text_of_no_pair_of_the_split_is_of_a_user_of_its_own(tmp_path):
+    users = {"a": "u1", "b": "u2", "c": "u1"}
+    rows = [{"example_id": example, "user_id": user} for example, user in users.items()]
+    write_table(tmp_path / "texts.parquet", rows, TEXTS)
+    found = users_of(tmp_path / "texts.parquet", ["c", own_id(0, 10), "a", own_id(1, 10), "b"])
+    assert len(set(found)) == 4
+    assert found[0] == found[2]
+    with pytest.raises(DataError, match="example z is not there"):
+        users_of(tmp_path / "texts.parquet", ["a", "z"])
