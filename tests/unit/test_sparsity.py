@@ -289,7 +289,7 @@ def test_texts_of_no_pair_of_the_split_belong_to_no_group(world):
     want = world.group([world.row(scores=scores)])
     own = scores.iloc[:1].rename(lambda _: own_id(7, 100))
     assert world.group([world.row(scores=pd.concat([scores, own]))]) == want
-    assert world.group([world.row(scores=own)]) == []
+    assert world.group([world.row(scores=scores), world.row("authors", scores=own)]) == want
 
 
 def test_rows_that_cannot_be_grouped_are_named(world):
