@@ -57,6 +57,8 @@ UNTRIED = {
     "snakemake --report report.zip": "reads a finished run",
     "python -c": "reads a finished run",
     "python docs/deviations.py results/deviations --write docs/deviations.md": "reads a finished run",
+    "python docs/real_run.py results/xrec-small": "reads a finished run",
+    "python benchmarks/run.py smollm_writer smollm_judge": "measures, for minutes",
 }
 # YAML that is no configuration of ours, by its page and first line, and configuration that needs something beside it.
 OTHER_YAML = {
