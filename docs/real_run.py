@@ -171,7 +171,8 @@ def _processor() -> str:
 # --- The page -------------------------------------------------------------------------------------------------------
 HEAD = """# The run of `make real`
 
-Written by `python docs/real_run.py results/{run}` from a finished run; the numbers are in `resources/measured/{run}/`.
+Written by `python docs/real_run.py results/{run}` from a finished run, whose numbers are in
+`resources/measured/{run}/`.
 [A real language model on real reviews](real.md) says what was run and with which settings.
 
 Commit {commit}{changed}; {processor}, {cores} cores; {packages}. The run's jobs took {minutes} minutes of
