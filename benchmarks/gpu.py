@@ -9,6 +9,7 @@ import torch
 from generation import by_length, library, ours
 from harness import Skipped, Times, arguments, compare, limit, record, run, seconds
 from material import amazon_examples, assemble, demo_explainer, scratch_settings
+from table3 import EXPLANATIONS, TRAIN_SAMPLES
 from torch import Tensor
 from tuning import Losses, epoch, full_losses
 
@@ -21,7 +22,6 @@ from xrec_repro.explainer.pretrain import train_tokenizer
 from xrec_repro.explainer.prompts import Encoded
 from xrec_repro.explainer.tuning import padded_losses
 
-EXPLANATIONS, TRAIN_SAMPLES = 3_000, 95_841
 ALLOWED_GENERATION, ALLOWED_TUNING = 180, 24 * 60
 TUNING_SIZES, GENERATION_SIZES = (1, 8, 32, 64), (1, 32, 64, 128, 256)
 VOCABULARY = 6_000  # for which a word takes about as many tokens as with Llama's own tokenizer, which is not at hand

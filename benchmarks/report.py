@@ -53,10 +53,8 @@ def _table3(results: Results) -> str:
     text = "An epoch of all texts at the rate of gpu_tuning, and 3,000 explanations at that of gpu_slots_all_exact:"
     total = f"Together {sum(row['hours'] for row in rows):.1f} hours; the study's took "
     total += f"{sum(row['published hours'] for row in rows):.0f}."
-    return (
-        "\n".join(["## The study's table 3 at these rates", "", text, "", _table([list(rows[0]), *cells]), total])
-        + "\n"
-    )
+    head = ["## The study's table 3 at these rates", "", text, ""]
+    return "\n".join([*head, _table([list(rows[0]), *cells]), total, ""])
 
 
 def _row(claim: Claim, entry: dict[str, Any] | None) -> list[str]:

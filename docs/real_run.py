@@ -175,8 +175,8 @@ Written by `python docs/real_run.py results/{run}` from a finished run, whose nu
 `resources/measured/{run}/`.
 [A real language model on real reviews](real.md) says what was run and with which settings.
 
-Commit {commit}{changed}; {processor}, {cores} cores; {packages}. The run's jobs took {minutes} minutes of
-processor time. One seed: intervals are over texts and say nothing of another training.
+Commit {commit}{changed}; {cores} cores; {packages}; losses computed on {processor}. The run's jobs
+took {minutes} minutes of processor time. One seed: intervals are over texts and say nothing of another training.
 
 """
 

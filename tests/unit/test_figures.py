@@ -22,10 +22,11 @@ from xrec_repro.comparable import Comparable
 from xrec_repro.contracts import TRUTH
 from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.io import write_json, write_table
-from xrec_repro.paper import ablation, curves, embeddings, sparsity, style
+from xrec_repro.paper import ablation, curves, embeddings, sparsity_figure, style
 from xrec_repro.paper.curves import figure3, smooth
 from xrec_repro.paper.embeddings import figure_embeddings, known_clusters, project
-from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, figure4, scores_by_group, sparsity_groups
+from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, scores_by_group, sparsity_groups
+from xrec_repro.paper.sparsity_figure import figure4
 from xrec_repro.published import load_published_table1, load_published_table2
 
 EXPERIMENTS = {
@@ -56,7 +57,7 @@ COMPARABLE = Comparable(Path(__file__).parents[2] / "resources")
 def drawn(monkeypatch) -> list[Figure]:
     """Collect the figures instead of writing them."""
     figures: list[Figure] = []
-    for module in (ablation, curves, embeddings, sparsity):
+    for module in (ablation, curves, embeddings, sparsity_figure):
         monkeypatch.setattr(module, "save", lambda figure, *paths: figures.append(figure))
     return figures
 

@@ -15,8 +15,9 @@ from xrec_repro.errors import ConfigError, DataError
 from xrec_repro.estimates import estimates
 from xrec_repro.io import read_json, write_table
 from xrec_repro.own_texts import own_id
-from xrec_repro.paper import sparsity
-from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, figure4, write_sparsity
+from xrec_repro.paper import sparsity_figure
+from xrec_repro.paper.sparsity import FEWEST, ZERO_SHOT, example_groups, write_sparsity
+from xrec_repro.paper.sparsity_figure import figure4
 from xrec_repro.statistic_settings import Settings
 
 STATISTICS = {
@@ -86,7 +87,7 @@ def world(tmp_path: Path) -> World:
 @pytest.fixture
 def drawn(monkeypatch) -> list[Figure]:
     figures: list[Figure] = []
-    monkeypatch.setattr(sparsity, "save", lambda figure, *paths: figures.append(figure))
+    monkeypatch.setattr(sparsity_figure, "save", lambda figure, *paths: figures.append(figure))
     return figures
 
 

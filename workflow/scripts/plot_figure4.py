@@ -2,7 +2,7 @@
 
 from xrec_repro.io import read_json
 from xrec_repro.job import Job
-from xrec_repro.paper.sparsity import figure4
+from xrec_repro.paper.sparsity_figure import figure4
 
 with Job(snakemake) as job:
     groups = read_json(job.input.groups)

@@ -10,7 +10,6 @@ import numpy as np
 
 from xrec_repro.identity import versions
 from xrec_repro.lm.load import load_pretrained, local_folder, require_revision, shown_model
-from xrec_repro.lm.replying import Replying
 from xrec_repro.metrics._batches import count_empty, length_sorted, warn_of
 from xrec_repro.metrics._judge import HIGHEST, LOWEST, check_setting, judge, protocol_digest, question, warn_missing
 from xrec_repro.metrics._local_chat import (
@@ -176,7 +175,9 @@ class LlamaScore(Metric):
             yield from zip(rows, greedy(batch, self.max_new_tokens, self._ends), strict=True)
 
     @cached_property
-    def _replying(self) -> Replying:
+    def _replying(self) -> Any:
+        from xrec_repro.lm.replying import Replying  # and with it transformers
+
         settings = {"decoding": "greedy", "max_new_tokens": self.max_new_tokens, "batch_size": self.batch_size}
         return Replying(self._model, settings, 0, dict.fromkeys(self._ends, "eos"))
 
