@@ -19,6 +19,8 @@ from typing import Any
 
 from claims import CLAIMS, Claim
 
+from xrec_repro.accounting.machine import processor_name
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 Call = Callable[[], Any]
@@ -204,7 +206,7 @@ def machine(threads: int) -> dict[str, Any]:
     import transformers
 
     return {
-        "cpu": _cpu_name(),
+        "cpu": processor_name(),
         "cores": _cores(),
         "threads": threads,
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
@@ -218,15 +220,6 @@ def machine(threads: int) -> dict[str, Any]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _commit() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from typing import Any
 from xrec_repro.config import experiment_pairs, load_config
 from xrec_repro.errors import DataError, XRecError
 from xrec_repro.estimates import estimates
-from xrec_repro.io import read_json, require_file, write_text
+from xrec_repro.io import read_json
+from xrec_repro.markdown import fill
 from xrec_repro.paper.render import number, p_value, span, text_table
 from xrec_repro.scores import Run, load_runs
 from xrec_repro.statistic_settings import Settings
@@ -23,7 +24,6 @@ from xrec_repro.statistics import Comparison, compare_runs, corrected
 ROOT = Path(__file__).resolve().parents[1]
 COMPARED = "faithfulness_f1"
 SHOWN = (COMPARED, "bertscore_f1", "usr")
-START, END = "<!-- measured -->\n", "<!-- /measured -->\n"
 HEADS = ("N", "validation loss", "faithfulness F1", "interval", "difference", "p (Holm)", "BERTScore F1", "USR")
 
 
@@ -112,20 +112,6 @@ def _validation_loss(folder: Path, run: Run) -> float | None:
     return None if None in losses else fmean(losses)
 
 
-def fill(page: Path, text: str) -> None:
-    """Put a text between the markers of a page.
-
-    Raises:
-        DataError: The page does not have both markers, in order.
-    """
-    whole = require_file(page).read_text(encoding="utf-8")
-    before, start, rest = whole.partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise DataError(f"{page}: needs a line {START.strip()} and a line {END.strip()} after it")
-    write_text(page, f"{before}{start}\n{text}\n{end}{after}")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -136,7 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         text = table(load_config(ROOT / "config/config.yaml", options.config), options.run)
         if options.write:
-            fill(options.write, text)
+            fill(options.write, "measured", text)
     except XRecError as error:
         print(f"docs/deviations.py: {error}", file=sys.stderr)
         return error.exit_code

@@ -7,7 +7,6 @@ all else is read from the run. With --page the page alone is written again, from
 import argparse
 import csv
 import json
-import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from xrec_repro.accounting.machine import processor_name
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
@@ -100,7 +100,7 @@ def origin(run: Path) -> dict[str, Any]:
     return {
         "commit": record["code"]["commit"],
         "changed": record["code"]["dirty"],
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": record["machine"]["cores"]["there"],
         "packages": {name: version for name, version in record["packages"].items() if version},
         "processor_seconds": round(sum(_processor_seconds(path) for path in sorted(run.glob("**/benchmarks/*.tsv")))),
@@ -160,12 +160,6 @@ def _datasets(run: Path) -> list[str]:
 
 def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":")[1].strip() for line in info.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 # --- The page -------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 
 from xrec_repro.accounting.attempts import Attempts, node_name
 from xrec_repro.accounting.energy import Meter
-from xrec_repro.accounting.machine import gpu_uuids, part_of_machine
+from xrec_repro.accounting.machine import gpu_uuids, part_of_machine, processor_name
 from xrec_repro.errors import DataError
 from xrec_repro.identity import digest_json, path_digest, versions
 from xrec_repro.io import read_json, write_json
@@ -211,7 +211,7 @@ def _git_state() -> dict[str, Any]:
 
 
 def _machine(chosen: str | None, threads: int | None) -> dict[str, Any]:
-    device: dict[str, Any] = {"kind": "cpu", "name": platform.processor() or platform.machine(), "count": 0}
+    device: dict[str, Any] = {"kind": "cpu", "name": processor_name(), "count": 0}
     # Only a job that loaded torch can have used a GPU; importing it here would slow every small rule. A job may also
     # have chosen the GPU and left it alone, for example because a server did the work.
     torch = sys.modules.get("torch")

@@ -1,6 +1,7 @@
 """What a job had of its machine, for its provenance: cores and GPUs, and how many of them there are."""
 
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -40,6 +41,13 @@ def part_of_machine(threads: int | None, device: Mapping[str, Any]) -> dict[str,
         gpus = sum(map(int, named)) or sum(len(gpu.units) for gpu in list_gpus())
         found["gpus"] = {"had": device["count"], "there": max(gpus, device["count"])}
     return found
+
+
+def processor_name(listed: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the model of this machine's processor, or its architecture where the system does not say."""
+    text = listed.read_text(encoding="utf-8", errors="replace") if listed.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
+    return named[1] if named else platform.processor() or platform.machine()
 
 
 def gpu_uuids() -> list[str]:
