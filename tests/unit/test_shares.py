@@ -10,7 +10,7 @@ import pytest
 from xrec_repro.accounting import machine
 from xrec_repro.accounting.emissions import load_hardware, power_of, slice_of
 from xrec_repro.accounting.jobs import account, job_records, total
-from xrec_repro.accounting.machine import part_of_machine
+from xrec_repro.accounting.machine import part_of_machine, processor_name
 from xrec_repro.accounting.shares import own_parts
 from xrec_repro.accounting.slurm import SlurmJob
 from xrec_repro.device import Gpu
@@ -224,3 +224,11 @@ def test_control_groups_limit_the_cores(tmp_path, monkeypatch, files, limit):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     assert machine._usable_cores(tmp_path) == (limit or 3)
+
+
+def test_the_processor_is_named_as_the_system_lists_it(tmp_path):
+    listed = tmp_path / "cpuinfo"
+    listed.write_text("processor\t: 0\nmodel name\t: A Processor 9000 \nmodel name\t: Another\n", encoding="utf-8")
+    assert processor_name(listed) == "A Processor 9000"
+    listed.write_text("processor\t: 0\nCPU implementer\t: 0x41\n", encoding="utf-8")
+    assert processor_name(listed) == processor_name(tmp_path / "none") != ""

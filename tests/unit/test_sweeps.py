@@ -435,7 +435,7 @@ def test_the_command_fills_the_page_between_its_markers(root, run, deviations, t
     printed = capsys.readouterr().out.strip()
     assert printed == deviations.table(config, folder).strip()
     once = page.read_text(encoding="utf-8")
-    assert once.split(deviations.START)[1].split(deviations.END)[0].strip() == printed
+    assert once.split("<!-- measured -->")[1].split("<!-- /measured -->")[0].strip() == printed
     assert deviations.main(arguments) == 0
     assert page.read_text(encoding="utf-8") == once, "a second time changes nothing"
     page.write_text("no markers", encoding="utf-8")
