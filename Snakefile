@@ -22,6 +22,7 @@ include: "workflow/rules/metric_params.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/shown.smk"
 include: "workflow/rules/paper.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/sweeps.smk"
 include: "workflow/rules/audit.smk"
 

@@ -38,7 +38,7 @@ def test_captions_render_to_text(root, config, stem):
 
 def test_captions_are_those_of_the_files_shown(root):
     """The stems that the rules mark, read from where they mark them."""
-    rules = (root / "workflow/rules/paper.smk").read_text(encoding="utf-8")
+    rules = "".join((root / f"workflow/rules/{name}.smk").read_text(encoding="utf-8") for name in ("paper", "figures"))
     stems = {name.split("/")[-1] for name in re.findall(r'(?:paper|figure)_files\("([\w/]+)"', rules)}
     for name in ("audit", "sweeps"):
         text = (root / f"workflow/rules/{name}.smk").read_text(encoding="utf-8")
