@@ -18,7 +18,7 @@ import yaml
 
 from xrec_repro.accounting.machine import processor_name
 from xrec_repro.errors import XRecError
-from xrec_repro.io import read_json
+from xrec_repro.io import read_json, require_file
 from xrec_repro.markdown import fill, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,7 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     options = parser.parse_args(arguments)
     try:
-        text = table(runs(options.folder.resolve(), options.cores))
+        if options.write:
+            require_file(options.write, "name the page to write to")  # before an hour of training
+        print(text := table(runs(options.folder.resolve(), options.cores)))
         if options.write:
             fill(options.write, "kernels", text)
     except subprocess.CalledProcessError as error:
@@ -157,7 +159,6 @@ def main(arguments: list[str] | None = None) -> int:
     except XRecError as error:
         print(f"docs/kernels.py: {error}", file=sys.stderr)
         return error.exit_code
-    print(text)
     return 0
 
 

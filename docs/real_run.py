@@ -7,6 +7,7 @@ all else is read from the run. With --page the page alone is written again, from
 import argparse
 import csv
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import numpy as np
 
 from xrec_repro.accounting.machine import processor_name
 from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.errors import XRecError
 from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
 from xrec_repro.io import read_json, read_table, write_text
@@ -31,25 +33,31 @@ TEXTS, SAMPLES, AT_ONCE = 5, 9_999, 4  # texts of each data set; bootstrap sampl
 Rows = list[dict[str, Any]]
 
 
-def main() -> None:
-    """Measure, and write the page."""
+def main() -> int:
+    """Measure, and write the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a finished run, e.g. results/xrec-small")
     parser.add_argument("--page", action="store_true", help="write the page alone, from resources/measured")
     chosen = parser.parse_args()
     folder = MEASURED / chosen.run.name
-    if not chosen.page:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, rows in (
-            ("scores", scores(chosen.run)),
-            ("comparisons", comparisons(chosen.run)),
-            ("form", form(chosen.run)),
-            ("losses", losses(chosen.run)),
-            ("texts", texts(chosen.run)),
-        ):
-            _write(folder / f"{name}.csv", rows)
-        write_text(folder / "provenance.json", json.dumps(origin(chosen.run), indent=2) + "\n")
-    write_text(PAGE, page(folder))
+    try:
+        if not chosen.page:
+            keep(chosen.run, folder)
+        write_text(PAGE, page(folder))
+    except XRecError as error:
+        print(f"docs/real_run.py: {error}; is {chosen.run} a finished run of make real?", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def keep(run: Path, folder: Path) -> None:
+    """Write all numbers of a run, once all of them are there."""
+    found = {one.__name__: one(run) for one in (scores, comparisons, form, texts, losses)}
+    record = origin(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in found.items():
+        _write(folder / f"{name}.csv", rows)
+    write_text(folder / "provenance.json", json.dumps(record, indent=2) + "\n")
 
 
 # --- From the run ---------------------------------------------------------------------------------------------------
@@ -250,4 +258,4 @@ def _write(path: Path, rows: Rows) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -77,11 +77,14 @@ def _checked(overlays: Sequence[Path]) -> Config:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from xrec_repro.plan import Plan
     from xrec_repro.preflight import MISSING, check, plan_jobs, show
 
     config = _checked(options.config)
     plan = partial(plan_jobs, ROOT / "Snakefile", options.config) if options.plan else None
     findings = check(config, ROOT / "resources", plan)
+    if not any(finding.kind == MISSING for finding in findings):
+        Plan(config, ROOT)  # what only a whole plan shows to be impossible
     print(show(findings))
     return int(any(finding.kind == MISSING for finding in findings))
 

@@ -161,13 +161,18 @@ def raw_files(config: Config) -> dict[str, dict[str, list[str]]]:
     for name in sorted(names):
         paths = config["datasets"][name]["paths"]
         found[name] = {
-            kind: list(dict.fromkeys(chain(*(_matches(path, name, kind) for path in listed(paths.get(kind, []))))))
+            kind: list(dict.fromkeys(chain(*(matching(path, name, kind) for path in listed(paths.get(kind, []))))))
             for kind in ("reviews", "items")
         }
     return found
 
 
-def _matches(path: str, dataset: str, kind: str) -> list[str]:
+def matching(path: str, dataset: str, kind: str) -> list[str]:
+    """Return the files that a path or pattern of a data set stands for; a path alone need not be there.
+
+    Raises:
+        ConfigError: No file matches a pattern.
+    """
     pattern = Path(path).expanduser()
     if not glob.has_magic(path):
         return [str(pattern)]

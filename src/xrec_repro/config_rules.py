@@ -26,6 +26,8 @@ from xrec_repro.recommenders import RECOMMENDERS
 from xrec_repro.sections import configuration_schema, overrides_schema
 
 _NEEDED = READ | {"glassbox": (), "release": ("folder",)}  # files that each source needs
+# What a rule of each kind has beside what all have; the schema knows the keys of both, and which all have.
+_OF_KIND = {"better": {"system", "against", "aspects"}, "unique": {"systems", "at_least"}}
 _LISTS = (("tables", "table1"), ("tables", "table2"), ("figure3", "experiments"), ("embeddings", "experiments"))
 
 
@@ -53,6 +55,8 @@ def check_config(config: Config) -> None:
                 place = f"configuration: experiments.{name}.per_dataset.{dataset}"
                 raise ConfigError(f"{place}: not in datasets{hint(dataset, config['datasets'])}")
         _check_overrides(config, name)
+    for name, entry in config["methods"].items():
+        METHODS.settings(entry, f"configuration: methods.{name}")
     _check_recommenders(config)
     for dataset, experiment in experiment_pairs(config):
         _check_pair(config, dataset, experiment)
@@ -61,6 +65,9 @@ def check_config(config: Config) -> None:
         if name not in (known := config["experiments"]):
             raise ConfigError(f"configuration: {place} names {name!r}, which is not in experiments{hint(name, known)}")
     _check_lists(config)
+    _check_claims(config["claims"])
+    if (ranks := config["paper"]["questions"]["ranks"]) != sorted(ranks):
+        raise ConfigError(f"configuration: paper.questions.ranks: {ranks} do not rise; sort them")
 
 
 def _check_metrics(config: Config) -> None:
@@ -88,8 +95,11 @@ def _check_metrics(config: Config) -> None:
             "configuration: metrics.bertscore.rescale: true finds the baseline of a hub repository (with its revision) "
             "alone; for a folder name the baseline of its model, e.g. roberta-large"
         )
+    for key, column in _named_columns(config):
+        if column not in columns:
+            raise ConfigError(f"configuration: {key} names {column!r}, which no metric gives{hint(column, columns)}")
     for column in config["paper"]["sparsity"]["metrics"]:
-        if column in columns and stated(columns[column], section.get(columns[column], {})).columns[column].whole:
+        if stated(columns[column], section.get(columns[column], {})).columns[column].whole:
             raise ConfigError(
                 f"configuration: paper.sparsity.metrics: {column} is a score of all texts together and has no groups"
             )
@@ -143,6 +153,30 @@ def _named_experiments(config: Config) -> Iterator[tuple[str, str]]:
     lists |= {f"examples.sections.{one['title']}": one["experiments"] for one in paper["examples"]["sections"]}
     for section, names in lists.items():
         yield from ((f"paper.{section}", name) for name in names or ())
+
+
+def _named_columns(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield where sections name a score, and the name."""
+    paper, rules = config["paper"], config["claims"]["rules"]
+    lists = {f"claims.rules.{key}.metrics": rule["metrics"] for key, rule in rules.items()}
+    lists |= {f"paper.{section}.metrics": paper[section]["metrics"] for section in ("sparsity", "questions")}
+    lists["paper.figure2.metrics"] = [column for pair in paper["figure2"]["metrics"] for column in pair]
+    for key, columns in lists.items():
+        yield from ((key, column) for column in columns)
+
+
+def _check_claims(claims: Config) -> None:
+    """Check that a rule has what its kind has, and that its systems are known."""
+    known = set().union(*_OF_KIND.values())
+    for key, rule in claims["rules"].items():
+        place, wanted = f"configuration: claims.rules.{key}", _OF_KIND[rule["kind"]]
+        if odd := sorted(wanted ^ known.intersection(rule)):
+            state = "missing" if odd[0] in wanted else "not of this kind"
+            needs = ", ".join(sorted(wanted))
+            raise ConfigError(f"{place}.{odd[0]}: {state}; a rule of kind {rule['kind']} has {needs}")
+        for name in filter(None, (rule.get("system"), *rule.get("against", ()), *rule.get("systems", ()))):
+            if name not in claims["systems"]:
+                raise ConfigError(f"{place}: {name!r} is not in claims.systems{hint(name, claims['systems'])}")
 
 
 def _check_lists(config: Config) -> None:

@@ -219,6 +219,11 @@ class Plan(PaperRows, PlannedMetrics):
         form = self.settings(dataset, experiment)["embeddings"]["as"]
         return form in READ_EMBEDDINGS and "embeddings" in self.given(dataset, experiment)
 
+    def embeddings_of(self, dataset: str, experiment: str) -> dict[str, str | None]:
+        """Return the form of an experiment's embeddings, None where its method reads none, and whose adapters write."""
+        chosen, reads = self.settings(dataset, experiment)["embeddings"], method_class(self.config, experiment).needs
+        return {"embeddings_as": chosen["as"] if "embeddings" in reads else None, "tuned_by": chosen["tuned_by"]}
+
     def llm_places(self, w: Any) -> Files:
         """Return the folder of a language model of the user's own."""
         llm = self.settings(w.dataset)["llm"]

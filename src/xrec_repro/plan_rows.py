@@ -91,13 +91,15 @@ class PaperRows:
         ]
 
     def figures(self) -> list[str]:
-        """List the figures of the run: curves and embeddings need a tuned experiment."""
+        """List the figures of the run: curves and embeddings need a tuned experiment, groups of users a score."""
         paper = self.config["paper"]
         needed = {"figure3": "training", "embeddings": "weights"}
         found = [
             name for name, kind in needed.items() if any(self.files(self.rows(paper[name]["experiments"]), kind)[kind])
         ]
-        return ["figure2", "figure2_zoomed", "figure4", "costs", *found]
+        columns = {column for metric in self.config["metrics"]["use"] for column in self.stated(metric).columns}
+        groups = ["figure4"] if columns.intersection(paper["sparsity"]["metrics"]) else []
+        return ["figure2", "figure2_zoomed", *groups, "costs", *found]
 
 
 def inputs(files: Mapping[str, Iterable[str | None]]) -> dict[str, list[str]]:

@@ -13,7 +13,17 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from xrec_repro.accounting.machine import gpu_memory
-from xrec_repro.config import READ_EMBEDDINGS, Config, expand_sweeps, experiment_pairs, recommender, settings
+from xrec_repro.checks import listed
+from xrec_repro.config import (
+    READ_EMBEDDINGS,
+    Config,
+    expand_sweeps,
+    experiment_pairs,
+    matching,
+    method_class,
+    recommender,
+    settings,
+)
 from xrec_repro.data.download import read_manifest
 from xrec_repro.errors import ConfigError, DataError, ModelError
 from xrec_repro.lm.gguf import is_gguf
@@ -23,6 +33,7 @@ from xrec_repro.recommenders import RECOMMENDERS
 
 OK, NOTE, MISSING = "ok", "note", "MISSING"
 _GB = 1e9
+GGUF = b"GGUF"  # how such a file begins
 _COMMIT = re.compile("[0-9a-f]{40}")
 EMBEDDING_FILES = ("user_emb.pkl", "item_emb.pkl")  # of a release
 _RESULTS_GB = {"dataset": 0.5, "experiment": 0.2}  # a rough need: the released data sets, adapters of a 7B model
@@ -62,6 +73,7 @@ def check(config: Config, resources: Path, plan: Callable[[], Finding] | None = 
     found += _check_servers(config)
     found += _check_scratch(config)
     found += _check_data(config, resources, gigabytes)
+    found += _check_files(config)
     found += _check_released(config, resources)
     found += _check_machine(config, sizes)
     found.append(_check_disk(config, sum(gigabytes)))
@@ -103,6 +115,9 @@ def _check_model(
         folder, name = path, str(path)
         remedy = f"set {model.key} to a folder with a model's config.json, weights and tokenizer"
         if is_gguf(path) and path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(GGUF)) != GGUF:
+                    return Finding(MISSING, model.key, f"{path}: no GGUF file, or a broken one", "copy it again")
             return Finding(OK, model.key, f"{path}: here, a GGUF file, which is unpacked when it is first read")
         if not path.is_dir():
             return Finding(MISSING, model.key, f"{path}: no such folder", remedy)
@@ -241,11 +256,34 @@ def _check_data(config: Config, resources: Path, gigabytes: list[float]) -> Iter
         elif entry["download"]:
             yield _check_download(config, name, resources, gigabytes)
         else:
-            for key, path in entry["paths"].items():
-                if not Path(path).exists():
-                    yield Finding(MISSING, f"{place}.paths.{key}", f"{path}: not there", "correct the path")
-            if all(Path(path).exists() for path in entry["paths"].values()):
-                yield Finding(OK, f"{place}.paths", f"{', '.join(entry['paths'].values())}: there")
+            found = [_check_path(name, key, path) for key, paths in entry["paths"].items() for path in listed(paths)]
+            yield from (one for one in found if one.kind == MISSING)
+            if all(one.kind == OK for one in found):
+                yield Finding(OK, f"{place}.paths", f"{', '.join(one.text for one in found)}: there")
+
+
+def _check_path(dataset: str, key: str, path: str) -> Finding:
+    place = f"datasets.{dataset}.paths.{key}"
+    try:
+        files = [Path(file) for file in matching(path, dataset, key)]
+    except ConfigError as error:
+        return Finding(MISSING, place, str(error).partition(": ")[2].removeprefix(f"{place}: "))
+    there = all(file.is_dir() if key == "folder" else file.is_file() for file in files)
+    return Finding(OK, place, path) if there else Finding(MISSING, place, f"{path}: not there", "correct the path")
+
+
+def _check_files(config: Config) -> Iterator[Finding]:
+    """Name the files of the user's own that a method reads; of a release, names alone are of its folder."""
+    models = {model.key for model in models_of(config)}
+    for dataset, experiment in experiment_pairs(config):
+        chosen, entry = settings(config, dataset, experiment)["method"], config["datasets"][dataset]
+        for key in method_class(config, experiment).files:
+            path = Path(chosen[key] or "").expanduser()
+            released = entry["source"] == "release" and path.name == chosen[key]
+            place = f"methods.{chosen['name']}.{key}"
+            if chosen[key] and not path.is_file() and not released and place not in models:
+                text = f"{path}: {'no file' if path.exists() else 'not there'}"
+                yield Finding(MISSING, place, text, "correct the path")
 
 
 def _check_download(config: Config, name: str, resources: Path, gigabytes: list[float]) -> Finding:

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,20 @@ def read_ids(path: str | Path) -> list[str] | None:
     try:
         ids = _read(path, ("example_id",))
     except _NoColumnError:
+        if Path(path).suffix == ".jsonl":
+            _refuse_ids_of_some(Path(path))
         return None
     wrong = next((row for row, one in enumerate(ids, start=1) if not isinstance(one, str)), None)
     if wrong:
         raise DataError(f"{path}: row {wrong} has no example_id that is a text; give every row one, or none")
     return ids
+
+
+def _refuse_ids_of_some(path: Path) -> None:
+    rows = {place: "example_id" in _keys(row) for place, row in _json_rows(path)}
+    if any(rows.values()):
+        lacking = next(place for place, has in rows.items() if not has)
+        raise DataError(f"{lacking} has no example_id, and others have; give every row one, or none")
 
 
 def _read(path: str | Path, names: Sequence[str]) -> list[Any]:
@@ -80,20 +89,30 @@ def _read_txt(path: Path, names: Sequence[str]) -> list[Any]:
 
 def _read_jsonl(path: Path, names: Sequence[str]) -> list[Any]:
     texts = []
+    for place, row in _json_rows(path):
+        if isinstance(row, _Pairs):
+            row = dict(row)[_pick(place, names, _keys(row))]
+        elif "text" not in names:
+            raise _NoColumnError(f"{place} has no keys")
+        texts.append(dict(row) if isinstance(row, _Pairs) else row)
+    return texts
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the place of each row, for errors, and its value: of an object `_Pairs`."""
     for number, line in enumerate(_read_lines(path), start=1):
         if not line.strip():
             continue
+        place = f"{path}: line {number}"
         try:
-            row = json.loads(line, object_pairs_hook=_Pairs)
+            yield place, json.loads(line, object_pairs_hook=_Pairs)
         except (ValueError, RecursionError) as error:
             why = "is not JSON" if isinstance(error, ValueError) else "is nested too deeply"
-            raise DataError(f"{path}: line {number} {why}; write one value a line") from error
-        if isinstance(row, _Pairs):
-            row = dict(row)[_pick(f"{path}: line {number}", names, [key for key, _ in row])]
-        elif "text" not in names:
-            raise _NoColumnError(f"{path}: line {number} has no keys")
-        texts.append(dict(row) if isinstance(row, _Pairs) else row)
-    return texts
+            raise DataError(f"{place} {why}; write one value a line") from error
+
+
+def _keys(row: Any) -> list[str]:
+    return [key for key, _ in row] if isinstance(row, _Pairs) else []
 
 
 def _read_csv(path: Path, names: Sequence[str]) -> list[Any]:

@@ -369,31 +369,15 @@ def test_same_input_same_bytes(tmp_path, root):
     assert [(tmp_path / name).read_bytes() for name in ("claims.json", "claims.md")] == before
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"kind": "worse"}, r"claims\.rules\.claim3\.kind: 'worse' is not one of better, unique"),
-        ({"at_least": 1}, r"claims\.rules\.claim3\.at_least: unknown key; a rule of kind better has"),
-        ({"hold": "most"}, r"claims\.rules\.claim3\.hold: 'most' is neither"),
-        ({"hold": 0}, r"claims\.rules\.claim3\.hold: 0 is neither"),
-        ({"against": ["PETER+"]}, r"claims\.rules\.claim3: 'PETER\+' is not in claims\.systems"),
-        ({"published_datasets": ["Amazon"]}, r"claim3\.published_datasets: no table has 'Amazon'; known: Amazon-books"),
-    ],
-)
-def test_unusable_rules_are_named(tmp_path, root, change, message):
-    with pytest.raises(ConfigError, match=message):
-        judge(tmp_path, root, rules={"claim3": RULES["claim3"] | change})
+def test_published_data_of_no_table_are_refused(tmp_path, root):
+    rule = RULES["claim3"] | {"published_datasets": ["Amazon"]}
+    with pytest.raises(ConfigError, match=r"claim3\.published_datasets: no table has 'Amazon'; known: Amazon-books"):
+        judge(tmp_path, root, rules={"claim3": rule})
 
 
 def test_a_published_name_that_no_table_has_is_refused(tmp_path, root):
     with pytest.raises(ConfigError, match=r"claims\.systems\.NRT\.published: no table has 'NRTT'; known: Att2Seq, NRT"):
         judge(tmp_path, root, systems=SYSTEMS | {"NRT": {"experiment": None, "published": "NRTT"}})
-
-
-def test_a_rule_that_lacks_a_key_is_named(tmp_path, root):
-    rule = {key: value for key, value in RULES["claim3"].items() if key != "aspects"}
-    with pytest.raises(ConfigError, match=r"claims\.rules\.claim3\.aspects: missing"):
-        judge(tmp_path, root, rules={"claim3": rule})
 
 
 def test_stated_verdicts_are_those_of_the_papers(root):

@@ -355,6 +355,43 @@ def test_impossible_figures_and_primary_metrics_are_refused(config, change, mess
         check_config(merge(config, change))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "worse"}, r"claim3\.kind: 'worse' is not one of better, unique"),
+        ({"at_least": 1}, r"claim3\.at_least: not of this kind; a rule of kind better has against, aspects, system"),
+        ({"aspects": None}, r"claim3\.aspects: missing; a rule of kind better has"),
+        ({"hold": "most"}, r"claim3\.hold: 'most' is not valid"),
+        ({"hold": 0}, r"claim3\.hold: 0 is not valid"),
+        ({"against": ["PETER+"]}, r"claim3: 'PETER\+' is not in claims\.systems \(did you mean 'PETER'\?\)"),
+        ({"metrics": ["bertscor_f1"]}, r"claim3\.metrics names 'bertscor_f1', which no metric gives \(did you mean"),
+    ],
+)
+def test_rules_of_claims_that_cannot_be_judged_are_refused(config, change, message):
+    rule = config["claims"]["rules"]["claim3"] | change
+    config["claims"]["rules"]["claim3"] = {
+        key: value for key, value in rule.items() if value is not None or key not in change
+    }
+    with pytest.raises(ConfigError, match=message):
+        check_config(config)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("paper.questions.ranks", [50, 10], r"paper\.questions\.ranks: \[50, 10\] do not rise; sort them"),
+        ("paper.questions.metrics", ["charm"], r"paper\.questions\.metrics names 'charm', which no metric gives"),
+        ("paper.sparsity.metrics", ["blert"], r"paper\.sparsity\.metrics names 'blert', .*did you mean 'bleurt'"),
+        ("paper.figure2.metrics", [["usr"], ["uss"]], r"paper\.figure2\.metrics names 'uss', .*did you mean 'usr'"),
+        ("methods.mine", {"kind": "bar"}, r"methods\.mine\.kind: 'bar' is not one of att2seq"),
+        ("methods.mine", {"module": "not_there"}, r"methods\.mine\.module: not_there cannot be imported"),
+    ],
+)
+def test_what_could_only_fail_after_all_training_is_refused_before(config, path, value, message):
+    with pytest.raises(ConfigError, match=message):
+        check_config(changed(config, path, value))
+
+
 def test_figures_may_have_sizes_and_no_metric_need_be_primary(config):
     change = {"statistics": {"primary": []}, "paper": {"figures": {"captions": False, "sizes": {"sweeps": [7, 4.5]}}}}
     check_config(merge(config, change))

@@ -171,6 +171,7 @@ def test_a_file_that_does_not_fit_the_examples_is_told_with_three_of_them(tmp_pa
         ([*texts, {"example_id": "z", "prediction": "t"}], "of no example of the test split, 1 of 6 examples: z"),
         (["t"] * 5, "5 texts without example_id for 6 examples"),
         ([{**texts[0], "example_id": 7}], "row 1 has no example_id that is a text"),
+        ([*texts[:5], {"prediction": "t"}], "line 6 has no example_id, and others have; give every row one, or none"),
     ):
         with pytest.raises(DataError, match=message):
             predictions(tmp_path, given, rows)

@@ -193,6 +193,47 @@ def test_files_of_data_sets_are_there_or_will_be_fetched_or_are_missing(nowhere,
     assert finding.kind == NOTE
 
 
+def test_lists_and_patterns_of_files_are_looked_for(nowhere, root):
+    for name in ("a.csv", "b1.csv", "b2.csv"):
+        (nowhere / name).touch()
+    paths = {"reviews": ["a.csv", "b*.csv"]}
+    table = {"run": {"experiments": ["mine/xrec"]}, "datasets": {"mine": {"source": "table", "domain": "book"}}}
+
+    def one(paths, key):
+        table["datasets"]["mine"]["paths"] = paths
+        return found(root, table)[key]
+
+    assert one(paths, "datasets.mine.paths")[::2] == (OK, "a.csv, b*.csv: there")
+    missing = one({"reviews": ["a.csv", "c*.csv"]}, "datasets.mine.paths.reviews")
+    assert missing.kind == MISSING and missing.text.startswith("no file matches 'c*.csv', seen from ")
+    assert one({"reviews": "c.csv"}, "datasets.mine.paths.reviews")[::2] == (MISSING, "c.csv: not there")
+
+
+def test_a_method_s_own_files_must_be_there(nowhere, root, capsys):
+    (nowhere / "texts.jsonl").touch()
+    change = {"run": {"experiments": ["glassbox/theirs"]}, "experiments": {"theirs": {"method": "t"}}}
+    for file, text in (("none.jsonl", "none.jsonl: not there"), (str(nowhere), f"{nowhere}: no file")):
+        change["methods"] = {"t": {"kind": "predictions", "file": file}}
+        assert found(root, change)["methods.t.file"][::2] == (MISSING, text)
+    change["methods"]["t"]["file"] = "texts.jsonl"
+    assert "methods.t.file" not in found(root, change)
+
+
+def test_what_is_no_gguf_file_is_no_language_model(nowhere, root, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    (nowhere / "x.gguf").write_text("hello")
+    assert found(root, local("x.gguf"))["llm.path"].text == "x.gguf: no GGUF file, or a broken one"
+    (nowhere / "x.gguf").write_bytes(b"GGUF" + bytes(20))
+    assert "unpacked" in found(root, local("x.gguf"))["llm.path"].text
+
+
+def test_metrics_that_can_score_nothing_are_the_one_line(tmp_path, capsys):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("metrics: {use: [rmse]}")
+    assert main(["check", str(overlay)]) == 2
+    assert "metrics.use: none of rmse can score glassbox/xrec" in capsys.readouterr().err
+
+
 def test_weights_fit_a_gpu_or_not(nowhere, root, monkeypatch):
     tool = nowhere / "bin/nvidia-smi"
     tool.parent.mkdir()

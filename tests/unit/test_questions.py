@@ -9,7 +9,7 @@ import torch
 
 from xrec_repro.contracts import EXPLANATIONS, GRAPH, TEXTS
 from xrec_repro.embedding_file import save_embeddings
-from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_table
 from xrec_repro.own_texts import own_id
 from xrec_repro.paper.questions import opening, range_of, ranks_of, write_questions
@@ -135,11 +135,34 @@ def test_seeds_of_an_example_are_averaged(tmp_path, rows):
     assert record["form"][0]["seeds"] == [1, 2]
 
 
-def test_what_is_impossible_is_said(tmp_path, rows):
-    with pytest.raises(ConfigError, match=r"paper\.questions\.ranks: \[2, 1\] do not rise"):
-        written(tmp_path, rows, ranks=[2, 1])
-    with pytest.raises(ConfigError, match=r"paper\.questions\.metrics: none of charm is scored for glass"):
-        written(tmp_path, rows, metrics=["charm"])
+def test_a_recommender_of_other_items_is_refused(tmp_path, rows):
     save_embeddings(tmp_path / "embeddings.safetensors", USERS, ITEMS[:2], {})
     with pytest.raises(DataError, match=r"embeddings\.safetensors: no item 3; train the recommender again"):
         written(tmp_path, rows)
+
+
+def test_without_a_score_openings_remain(tmp_path, rows):
+    found, text = written(tmp_path, rows, metrics=["charm"])
+    assert found["ranks"] == [] and {one["score"]["n"] for one in found["form"]} == {0}
+    assert {one["own"]["n"] for one in found["form"]} == {4} and "not scored" in text
+
+
+def test_a_method_that_reads_no_embeddings_has_none(tmp_path, rows):
+    found, text = written(tmp_path, [row | {"embeddings_as": None} for row in rows])
+    assert {one["embeddings_as"] for one in found["form"]} == {None}
+    assert "| Xrec | – |" in text
+
+
+def test_texts_of_no_pair_are_each_of_a_user_of_their_own(tmp_path, rows):
+    """Half of them open as their reference does: with one user for all, every draw would have the same mean."""
+    texts = [
+        {"example_id": own_id(row, 40), "user_id": "", "item_id": "", "reference": "You would", "rating": None,
+         "prediction": "You would" if row % 2 else "I think", "prompt_tokens": 1, "new_tokens": 1, "finish_reason": ""}
+        for row in range(40)
+    ]  # fmt: skip
+    write_table(tmp_path / "xrec.parquet", texts, EXPLANATIONS)
+    scores = pd.DataFrame({"example_id": [one["example_id"] for one in texts], "bertscore_f1": 0.5})
+    scores.to_parquet(tmp_path / "xrec.scores.parquet", index=False)
+    own = written(tmp_path, rows)[0]["form"][0]["own"]
+    assert own["mean"] == 0.5 and own["n"] == 40
+    assert 0.3 < own["low"] < 0.45 and 0.55 < own["high"] < 0.7

@@ -160,9 +160,8 @@ rule write_questions:
     params:
         settings={
             "rows": [
-                row | {"embeddings_as": chosen["as"], "tuned_by": chosen["tuned_by"]}
+                row | PLAN.embeddings_of(row["dataset"], row["experiment"])
                 for row in PLAN.rows(None)
-                for chosen in [PLAN.settings(row["dataset"], row["experiment"])["embeddings"]]
             ],
             "glassbox": GLASSBOXES,
             "statistics": config["statistics"],
@@ -280,7 +279,7 @@ PAPER_FILES = [
         *(f"tables/table{number}.{ending}" for number in (1, 2, 3) for ending in ("csv", "md", "tex")),
         *(f"figures/{stem}.{ending}" for stem in PLAN.figures() for ending in ("pdf", "png")),
         "statistics/statistics.md",
-        "statistics/groups.csv",
+        *(["statistics/groups.csv"] if "figure4" in PLAN.figures() else []),
         "costs/jobs.csv",
         "claims.md",
         "questions.md",

@@ -27,8 +27,6 @@ from xrec_repro.statistic_settings import Settings
 
 PAPERS = ("xrec", "study")
 Claims = Mapping[str, Any]  # the section `claims` of the configuration
-_KEYS = {"name", "text", "kind", "metrics", "hold", "published_datasets"}
-_KIND_KEYS = {"better": {"system", "against", "aspects"}, "unique": {"systems", "at_least"}}
 _NAMES = {"original": "XRec paper", "study": "Study"}
 _FINDINGS = {"original": "xrec", "study": "study"}
 _SIDES = {1: "for", -1: "against", 0: "neither"}
@@ -70,13 +68,13 @@ def judge_claims(
         out_md: Where the verdicts and the evidence go, for people.
 
     Raises:
-        ConfigError: A rule is unusable.
+        ConfigError: A rule names a published data set that no table has.
         DataError: A file is unusable, or two experiments cannot be compared.
     """
     systems, comparable = claims_config["systems"], Comparable(resources_folder)
     least = Least(claims_config["min_examples"], claims_config["min_texts"])
     published, stated = PublishedNumbers(resources_folder, systems), load_stated_verdicts(resources_folder)
-    _check(claims_config, published.datasets)
+    _check_datasets(claims_config, published.datasets)
     settings, runs = Settings.from_settings(statistics_config), load_runs(rows)
     judged = []
     for key, rule in claims_config["rules"].items():
@@ -123,26 +121,12 @@ def verdict(outcomes: Sequence[int], hold: str | float) -> str:
     return "rejected" if sum(one >= 0 for one in outcomes) < needed else "inconclusive"
 
 
-def _check(claims: Claims, datasets: Sequence[str]) -> None:
+def _check_datasets(claims: Claims, datasets: Sequence[str]) -> None:
     for key, rule in claims["rules"].items():
-        place = f"claims.rules.{key}"
-        if rule.get("kind") not in _KIND_KEYS:
-            raise ConfigError(f"{place}.kind: {rule.get('kind')!r} is not one of {', '.join(_KIND_KEYS)}")
-        wanted = _KEYS | _KIND_KEYS[rule["kind"]]
-        if odd := sorted(wanted ^ set(rule)):
-            state = "missing" if odd[0] in wanted else "unknown key"
-            raise ConfigError(
-                f"{place}.{odd[0]}: {state}; a rule of kind {rule['kind']} has {', '.join(sorted(wanted))}"
-            )
-        hold = rule["hold"]
-        if hold not in ("all", "majority") and not (isinstance(hold, int | float) and 0 < hold <= 1):
-            raise ConfigError(f"{place}.hold: {hold!r} is neither all, majority nor a share above 0")
-        for name in (rule.get("system"), *rule.get("against", ()), *rule.get("systems", ())):
-            if name is not None and name not in claims["systems"]:
-                raise ConfigError(f"{place}: {name!r} is not in claims.systems; add it there")
         for name in rule["published_datasets"] or ():
             if name not in datasets:
-                raise ConfigError(f"{place}.published_datasets: no table has {name!r}; known: {', '.join(datasets)}")
+                place = f"claims.rules.{key}.published_datasets"
+                raise ConfigError(f"{place}: no table has {name!r}; known: {', '.join(datasets)}")
 
 
 def _paper_verdict(found: Findings, hold: str | float, stated: str | None, where: str | None) -> dict[str, Any]:

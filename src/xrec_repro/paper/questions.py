@@ -14,7 +14,7 @@ import pandas as pd
 
 from xrec_repro.contracts import EXPLANATIONS, GRAPH, TEXTS
 from xrec_repro.embedding_file import load_embeddings
-from xrec_repro.errors import ConfigError, DataError
+from xrec_repro.errors import DataError
 from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.io import read_table, write_json, write_text
 from xrec_repro.kinds import warnings
@@ -55,8 +55,8 @@ def write_questions(
 
     Args:
         rows: One a data set, experiment and seed: dataset, dataset_label, experiment, experiment_label, seed, kind,
-            embeddings_as (``embeddings.as``), tuned_by, and the paths explanations, scores, summary, graph, texts,
-            core, and embeddings (or None).
+            embeddings_as (``embeddings.as``, None of a method that reads none), tuned_by, and the paths explanations,
+            scores, summary, graph, texts, core, and embeddings (or None).
         settings: ``words`` (of an opening), ``metrics`` (the first that a data set has is the score), ``ranks`` (upper
             ends of the ranges, rising), ``glassbox``: data set -> settings of its world, for those that are one, and
             ``statistics``: that section.
@@ -64,11 +64,8 @@ def write_questions(
         out_md: The tables for people.
 
     Raises:
-        ConfigError: The ranks do not rise, or no experiment has one of the metrics.
         DataError: Files are unusable or contradict each other.
     """
-    if list(settings["ranks"]) != sorted(set(settings["ranks"])):
-        raise ConfigError(f"paper.questions.ranks: {settings['ranks']} do not rise; sort them")
     statistics = Settings.from_settings(settings["statistics"])
     groups = by_experiment(with_summaries(list(rows)))
     form, ranked, moved = [], [], []
@@ -78,7 +75,7 @@ def write_questions(
         tables = {group[0]["experiment"]: _read(group, metric, settings["words"]) for group in own}
         form += [_form(group, tables[group[0]["experiment"]], metric, statistics) for group in own]
         ranks, of = _ranks(own, statistics.reference)
-        if ranks is not None:
+        if ranks is not None and metric is not None:
             for group in own:
                 ranked += _by_rank(group, tables[group[0]["experiment"]], ranks, of, metric, settings, statistics)
         moved += _moved(own, settings["glassbox"].get(dataset), statistics)
@@ -126,22 +123,21 @@ def range_of(rank: int, ends: Sequence[int]) -> str:
     return f">{ends[-1]}"
 
 
-def _metric(groups: Sequence[Rows], metrics: Sequence[str]) -> str:
-    for metric in metrics:
-        if any(metric in row["summary"] for group in groups for row in group):
-            return metric
-    place = groups[0][0]["dataset"]
-    raise ConfigError(f"paper.questions.metrics: none of {', '.join(metrics)} is scored for {place}; name one that is")
+def _metric(groups: Sequence[Rows], metrics: Sequence[str]) -> str | None:
+    scored = {metric for group in groups for row in group for metric in row["summary"]}
+    return next((metric for metric in metrics if metric in scored), None)
 
 
-def _read(rows: Rows, metric: str, words: int) -> pd.DataFrame:
+def _read(rows: Rows, metric: str | None, words: int) -> pd.DataFrame:
     """Return a line each example and seed: seed, example_id, user_id, own, opening, reference's opening and score."""
     parts = []
     for row in rows:
         columns = ["example_id", "user_id", "reference", "prediction"]
         texts = read_table(row["explanations"], EXPLANATIONS, columns).to_pandas()
         begun = [[opening(text, words) for text in texts[name]] for name in ("prediction", "reference")]
-        part = texts[["example_id", "user_id"]].assign(seed=row["seed"], opening=begun[0], expected=begun[1])
+        # A text whose pair the split lacks counts as one of a user who has no other.
+        users = texts["user_id"].mask(texts["example_id"].map(is_own).astype(bool), texts["example_id"])
+        part = texts[["example_id"]].assign(user_id=users, seed=row["seed"], opening=begun[0], expected=begun[1])
         scored = read_scores(row["scores"], [metric])[metric] if metric in row["summary"] else pd.Series(dtype=float)
         parts.append(part.assign(score=part["example_id"].map(scored).astype(float)))
     found = pd.concat(parts, ignore_index=True)
@@ -150,7 +146,7 @@ def _read(rows: Rows, metric: str, words: int) -> pd.DataFrame:
     return found.assign(own=own.astype(float), known=found["opening"].isin(known).astype(float))
 
 
-def _form(rows: Rows, table: pd.DataFrame, metric: str, statistics: Settings) -> dict[str, Any]:
+def _form(rows: Rows, table: pd.DataFrame, metric: str | None, statistics: Settings) -> dict[str, Any]:
     numbers = {name: _mean(table, name, statistics) for name in ("own", "known", "score")}
     return _about(rows) | {"metric": metric, "embeddings_as": rows[0]["embeddings_as"]} | numbers
 
@@ -239,9 +235,12 @@ def _report(form: Rows, ranked: Rows, moved: Rows, settings: Mapping[str, Any], 
     bounds = f"{statistics.confidence:.0%} interval"
     seeds = min(len(row["seeds"]) for row in form)
     notes = [_SCOPE.format(seeds=f"{seeds} seed{'s' * (seeds > 1)}"), *warnings(row["kind"] for row in form)]
-    score = " / ".join(dict.fromkeys(one["metric"] for one in form))
+    score = " / ".join(dict.fromkeys(one["metric"] or "not scored" for one in form))
     lines = [
-        (one["dataset_label"], [one["experiment_label"], one["embeddings_as"], *_cells(one, "own", "known", "score")])
+        (
+            one["dataset_label"],
+            [one["experiment_label"], one["embeddings_as"] or "–", *_cells(one, "own", "known", "score")],
+        )
         for one in form
     ]
     heads = ["Own opening", bounds, "Known opening", bounds, score, bounds, "N"]
