@@ -103,7 +103,8 @@ def _write(file: Path, folder: Path, key: str) -> None:
     except (ValueError, KeyError, NotImplementedError, AttributeError, IndexError, RuntimeError) as error:
         raise ModelError(
             f"{key}: transformers cannot read {file} ({' '.join(str(error).split())[:200] or type(error).__name__}); "
-            f"take a GGUF file of another architecture or quantisation, or a folder with safetensors"
+            f"copy it again if it is broken, else take one of another "
+            f"architecture or quantisation, or a folder with safetensors"
         ) from error
     model.float().save_pretrained(folder)
     ends = {name: getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
