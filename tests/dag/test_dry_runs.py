@@ -122,6 +122,14 @@ def test_a_mistake_in_the_configuration_stops_with_one_line(root, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_without_a_score_by_example_no_groups_are_drawn(root, tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("metrics: {use: [usr]}")
+    found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", str(overlay)))
+    assert {"plot_figure2", "write_questions"} <= set(found)
+    assert not {"plot_figure4", "group_scores"} & set(found)
+
+
 @pytest.mark.parametrize("seeds", [[1], [1, 2, 3]])
 def test_seeds_repeat_what_draws_randomness_and_nothing_else(root, tmp_path, seeds):
     overlay = tmp_path / "overlay.yaml"
