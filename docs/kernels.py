@@ -30,7 +30,6 @@ KERNELS: dict[str, tuple[Mapping[str, str], int]] = {
     "two threads": ({}, 2),
     "scalar": ({"ATEN_CPU_CAPABILITY": "default"}, 1),
     "AVX2": ({"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}, 1),
-    "compatible": ({"MKL_CBWR": "COMPATIBLE"}, 1),
 }
 SCORED = ("xrec", "no_profile", "no_injection", "no_embeddings", "fixed_moe")
 CLAIMS = ("claim3", "claim4")
