@@ -159,10 +159,7 @@ rule write_questions:
         runtime=scaled(30),
     params:
         settings={
-            "rows": [
-                row | PLAN.embeddings_of(row["dataset"], row["experiment"])
-                for row in PLAN.rows(None)
-            ],
+            "rows": [row | PLAN.embeddings_of(row["dataset"], row["experiment"]) for row in PLAN.rows(None)],
             "glassbox": GLASSBOXES,
             "statistics": config["statistics"],
             **CHOICES["questions"],
