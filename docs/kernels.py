@@ -73,8 +73,8 @@ def run(kernels: str, folder: Path = FOLDER, cores: int = 2) -> Path:
     overlay = work / "threads.yaml"
     overlay.write_text(yaml.safe_dump({"compute": {"threads": threads}}), encoding="utf-8")
     command = [str(Path(sys.executable).with_name("snakemake")), "--snakefile", str(ROOT / "Snakefile")]
-    command += ["--directory", str(work), "--cores", str(cores), "--rerun-triggers", "mtime", "params", "input"]
-    command += ["--rerun-incomplete", "--configfile", str(ROOT / "config/kernels.yaml"), str(overlay), "--"]
+    command += ["--directory", str(work), "--cores", str(cores)]
+    command += ["--configfile", str(ROOT / "config/kernels.yaml"), str(overlay), "--"]
     search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     subprocess.run(
         [*command, str(found.relative_to(work) / "paper/claims.json")],

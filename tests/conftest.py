@@ -1,10 +1,12 @@
 """Fixtures shared by all tests."""
 
 import fcntl
+import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -32,6 +34,14 @@ def root() -> Path:
 def shared() -> Path:
     """The folder of released data and golden numbers that lies beside the checkout."""
     return need(ROOT.parent / "shared")
+
+
+def load_script(path: Path) -> ModuleType:
+    """Return a script that lies in no package, e.g. docs/deviations.py, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def run(root: Path, folder: Path, *targets: str, overlays: list[Path] | None = None) -> str:

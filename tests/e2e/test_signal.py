@@ -3,7 +3,6 @@
 The runs are those of `python docs/kernels.py`, in results/kernels of this checkout: what is finished stays.
 """
 
-import importlib.util
 import json
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import yaml
 from scipy.stats import permutation_test, sem
 
-from tests.conftest import run
+from tests.conftest import load_script, run
 from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
 from xrec_repro.io import read_json
@@ -26,10 +25,7 @@ SEEDS = (1, 2, 3)
 @pytest.fixture(scope="module")
 def kernels(root):
     """The command docs/kernels.py as a module."""
-    spec = importlib.util.spec_from_file_location("kernels", root / "docs/kernels.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(root / "docs/kernels.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """Seeds, files, provenance, environments: what all stages stand on."""
 
 import errno
-import importlib.util
 import json
 import os
 import re
@@ -19,6 +18,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.conftest import load_script
 from xrec_repro import interrupt
 from xrec_repro.contracts import GRAPH
 from xrec_repro.errors import DataError
@@ -350,9 +350,7 @@ def test_inputs_as_they_were_made_or_of_no_job_are_read(tmp_path, made):
 
 
 def test_conda_environment_has_the_same_pins_as_the_lock(root):
-    spec = importlib.util.spec_from_file_location("generate", root / "envs/generate.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(root / "envs/generate.py")
     lock = (root / "requirements.lock").read_text()
     assert (root / "envs/xrec-repro.yaml").read_text() == module.conda_environment(lock)
     pins = [line for line in lock.splitlines() if not line.startswith("#")]

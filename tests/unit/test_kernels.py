@@ -1,18 +1,16 @@
 """The command docs/kernels.py: what it reads of a finished run, and the table that it makes of several."""
 
-import importlib.util
 import json
 
 import pytest
+
+from tests.conftest import load_script
 
 
 @pytest.fixture(scope="module")
 def kernels(root):
     """The command as a module."""
-    spec = importlib.util.spec_from_file_location("kernels", root / "docs/kernels.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(root / "docs/kernels.py")
 
 
 def _write(path, content) -> None:

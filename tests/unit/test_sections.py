@@ -1,12 +1,12 @@
 """Every key of the configuration is declared once: config.yaml, its comments and the page say what the sections say."""
 
 import copy
-import importlib.util
 import subprocess
 import sys
 
 import pytest
 
+from tests.conftest import load_script
 from xrec_repro.config import load_config
 from xrec_repro.config_rules import check_config
 from xrec_repro.errors import ConfigError
@@ -16,10 +16,7 @@ from xrec_repro.setting_types import PART_OF, WHOLE
 
 @pytest.fixture(scope="module")
 def pages(root):
-    spec = importlib.util.spec_from_file_location("settings", root / "docs/settings.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(root / "docs/settings.py")
 
 
 def differing(config, node, place=""):

@@ -2,7 +2,6 @@
 
 import copy
 import csv
-import importlib.util
 import json
 import math
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
 
+from tests.conftest import load_script
 from tests.unit.test_figures import assert_readable
 from xrec_repro.config import expand_sweeps, load_config, merge, recommender, settings, sweep_members
 from xrec_repro.config_rules import check_config
@@ -350,10 +350,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, drawn):
 @pytest.fixture(scope="module")
 def deviations(root):
     """The command docs/deviations.py as a module."""
-    spec = importlib.util.spec_from_file_location("deviations", root / "docs/deviations.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(root / "docs/deviations.py")
 
 
 def overlay(root) -> dict:
