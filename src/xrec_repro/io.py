@@ -5,6 +5,7 @@ import glob
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,14 +45,16 @@ def remove_scraps(path: str | Path) -> None:
     """Remove what killed writers of a file have left; for the one who alone writes it now."""
     path = Path(path)
     for scrap in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        scrap.unlink(missing_ok=True)
+        shutil.rmtree(scrap, ignore_errors=True)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path` that takes its name on success and is removed on failure.
+    """Yield a temporary path that takes the name of `path` on success and is removed on failure.
 
     A reader therefore never sees half a file, whatever kills the writer. What a link names is written, not the link.
+    The path lies in a folder of its own beside `path`, because libraries write beside what they write, too (safetensors
+    a file of its own that it renames), and what a kill leaves of that must be found as well (`remove_scraps`).
 
     Raises:
         DataError: The disk is full, or nothing can be written there.
@@ -60,10 +63,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     with names_full_disk(path):
         with _names_obstacle(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+            folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+        temporary = folder / path.name
         try:
+            temporary.touch()
             yield temporary
             with temporary.open("rb+") as stream:
                 os.fsync(stream.fileno())
@@ -71,7 +74,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 temporary.chmod(0o644)
                 temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _writable(path: Path) -> Path:

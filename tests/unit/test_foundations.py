@@ -53,6 +53,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_scraps(tmp_path):
     target.write_text("old")
     with pytest.raises(KeyboardInterrupt), atomic_path(target) as temporary:
         temporary.write_text("half")
+        temporary.with_name(".tmpX7UBo6").write_text("a library's own half")
         raise KeyboardInterrupt
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
     assert target.read_text() == "old"
@@ -169,10 +170,17 @@ def test_other_errors_of_writing_stay_what_they_are(tmp_path):
 
 
 def test_scraps_of_killed_writers_go(tmp_path):
-    for name in (".a.json.x1.tmp", ".a.json.x2.tmp", ".b.json.x1.tmp", "a.json"):
-        (tmp_path / name).touch()
+    for name in ("a.json", "b.json"):
+        if not os.fork():
+            with atomic_path(tmp_path / name) as temporary:
+                temporary.with_name(".tmpX7UBo6").touch()  # safetensors' own
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.wait()
+    (tmp_path / "a.json").touch()
+    assert len(list(tmp_path.rglob("*"))) == 7
     remove_scraps(tmp_path / "a.json")
-    assert {p.name for p in tmp_path.iterdir()} == {".b.json.x1.tmp", "a.json"}
+    left = {p.name.rsplit(".", 2)[0] for p in tmp_path.iterdir()}
+    assert left == {".b.json", "a"}
 
 
 def test_a_stop_is_asked_once_and_a_second_request_ends(monkeypatch):
