@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from xrec_repro.accounting.machine import processor_name
-from xrec_repro.errors import XRecError
+from xrec_repro.errors import DataError, XRecError
 from xrec_repro.io import read_json, require_file
-from xrec_repro.markdown import fill, markdown_table
+from xrec_repro.markdown import fill, filled, markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "results/kernels"
@@ -148,8 +148,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between this page's markers")
     options = parser.parse_args(arguments)
     try:
-        if options.write:
-            require_file(options.write, "name the page to write to")  # before an hour of training
+        if options.write:  # found out before an hour of training
+            page = require_file(options.write, "name the page to write to").read_text(encoding="utf-8")
+            filled(page, "kernels", "", options.write)
+        if options.folder.is_file():
+            raise DataError(f"{options.folder}: is a file; name a folder for the runs")
         print(text := table(runs(options.folder.resolve(), options.cores)))
         if options.write:
             fill(options.write, "kernels", text)

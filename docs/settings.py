@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from xrec_repro import markdown
 from xrec_repro.io import write_text
 from xrec_repro.methods import METHODS
 from xrec_repro.plugins import PACKAGE, Room, settings_schema
@@ -21,7 +22,6 @@ from xrec_repro.setting_types import LARGEST, PART_OF, WHOLE
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG, PAGE = ROOT / "config/config.yaml", ROOT / "docs/configuration.md"
-START, END = "<!-- keys -->\n", "<!-- /keys -->\n"
 
 WIDTH, COLUMN, LONGEST = 120, 28, 50  # of lines, of comments, and of code that has room for one behind it
 _KEY = re.compile(r"(?P<indent> *)(?P<key>\w+):(?: (?P<value>(?: *[^ #]\S*)+))?(?: +#.*)?")
@@ -136,9 +136,7 @@ def _default(name: str, node: dict[str, Any], section: dict[str, Any]) -> str:
 
 def filled(text: str) -> str:
     """Return the page of the configuration with its tables."""
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    return f"{before}{START}\n{page(configuration_schema())}\n{END}{after}"
+    return markdown.filled(text, "keys", page(configuration_schema()), PAGE)
 
 
 def main() -> int:

@@ -22,15 +22,26 @@ def markdown_table(
     return [f"| {' | '.join(cells)} |" for cells in (heads, rules or [LEFT] * len(heads), *rows)]
 
 
-def fill(page: Path, name: str, text: str) -> None:
-    """Put a text between the markers ``<!-- name -->`` and ``<!-- /name -->`` of a page.
+def filled(text: str, name: str, content: str, page: Path | str = "the page") -> str:
+    """Return a page's text with other content between its markers ``<!-- name -->`` and ``<!-- /name -->``.
+
+    Args:
+        text: Of the page.
+        name: Of the markers.
+        content: What stands between them.
+        page: For the error.
 
     Raises:
         DataError: The page does not have both markers, in order.
     """
     start, end = f"<!-- {name} -->\n", f"<!-- /{name} -->\n"
-    before, _, rest = require_file(page).read_text(encoding="utf-8").partition(start)
+    before, _, rest = text.partition(start)
     _, found, after = rest.partition(end)
     if not found:
         raise DataError(f"{page}: needs a line {start.strip()} and a line {end.strip()} after it")
-    write_text(page, f"{before}{start}\n{text}\n{end}{after}")
+    return f"{before}{start}\n{content}\n{end}{after}"
+
+
+def fill(page: Path, name: str, content: str) -> None:
+    """Write a page with other content between two of its markers (`filled`)."""
+    write_text(page, filled(require_file(page).read_text(encoding="utf-8"), name, content, page))

@@ -58,12 +58,19 @@ def test_the_table_names_machine_and_commit_and_fills_the_page(kernels, finished
     assert page.read_text(encoding="utf-8") == f"before\n<!-- kernels -->\n\n{text}<!-- /kernels -->\nafter\n"
 
 
-def test_a_page_without_markers_is_named(kernels, finished, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(kernels, "run", lambda *_: finished)
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--write", "needs a line <!-- kernels --> and a line <!-- /kernels --> after it"),
+        ("--folder", "is a file; name a folder for the runs"),
+    ],
+)
+def test_what_would_end_without_a_table_is_said_before_the_runs(kernels, tmp_path, monkeypatch, capsys, option, said):
+    monkeypatch.setattr(kernels, "run", lambda *_: pytest.fail("trained first"))
     page = tmp_path / "page.md"
     page.write_text("nothing", encoding="utf-8")
-    assert kernels.main(["--write", str(page)]) != 0
-    assert f"{page}: needs a line <!-- kernels --> and a line <!-- /kernels --> after it" in capsys.readouterr().err
+    assert kernels.main([option, str(page)]) != 0
+    assert f"docs/kernels.py: {page}: {said}" in capsys.readouterr().err
 
 
 def test_each_run_has_its_kernels_and_threads(kernels, tmp_path, monkeypatch):
