@@ -1,4 +1,4 @@
-"""Write what a run of a real language model found: resources/measured/RUN/*.csv, and docs/real-run.md from them.
+"""Write what a run of a real language model found: resources/measured/RUN/*.csv, and a page of docs from them.
 
 ``python docs/real_run.py results/xrec-small`` after ``make real``. Losses are computed here, on the run's test texts;
 all else is read from the run. With --page the page alone is written again, from the files under resources/measured.
@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 from xrec_repro.accounting.machine import processor_name
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.errors import XRecError
+from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
 from xrec_repro.io import read_json, read_table, write_text
@@ -25,27 +27,38 @@ from xrec_repro.markdown import markdown_table
 from xrec_repro.methods.base import Run
 from xrec_repro.methods.driver import load_fitted, make_method
 from xrec_repro.seeding import numpy_rng
+from xrec_repro.statistic_settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-MEASURED, PAGE = ROOT / "resources/measured", ROOT / "docs/real-run.md"
+MEASURED = ROOT / "resources/measured"
+# Of a run: its page, and what runs it.
+PAGES = {
+    "xrec-small": ("real-run.md", "make real"),
+    "xrec-smollm": ("real-run-all.md", "snakemake --configfile config/xrec-smollm.yaml -- all"),
+}
 METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
-TEXTS, SAMPLES, AT_ONCE = 5, 9_999, 4  # texts of each data set; bootstrap samples; prompts read at once
+TEXTS, AT_ONCE = 5, 4  # texts of each data set; prompts read at once
+# Experiments whose losses are compared with those of a control that was trained as they were.
+CONTROLS = (("no_profile", "no_profile_fixed"), ("no_profile", "no_profile_shuffled"))
+OTHERS = "others' vectors"
 Rows = list[dict[str, Any]]
 
 
 def main() -> int:
     """Measure, and write the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a finished run, e.g. results/xrec-small")
+    parser.add_argument("run", type=Path, help=f"folder of a finished run: results/{', results/'.join(PAGES)}")
     parser.add_argument("--page", action="store_true", help="write the page alone, from resources/measured")
     chosen = parser.parse_args()
+    if chosen.run.name not in PAGES:
+        parser.error(f"{chosen.run}: has no page; those that have: {', '.join(PAGES)}")
     folder = MEASURED / chosen.run.name
     try:
         if not chosen.page:
             keep(chosen.run, folder)
-        write_text(PAGE, page(folder))
+        write_text(ROOT / "docs" / PAGES[chosen.run.name][0], page(folder))
     except XRecError as error:
-        print(f"docs/real_run.py: {error}; is {chosen.run} a finished run of make real?", file=sys.stderr)
+        print(f"docs/real_run.py: {error}; is {chosen.run} a finished run?", file=sys.stderr)
         return error.exit_code
     return 0
 
@@ -121,43 +134,57 @@ def _processor_seconds(benchmark: Path) -> float:
 
 
 def losses(run: Path) -> Rows:
-    """Return the loss of the test texts, in nats a token, and what tuning changed in it (bootstrap over texts)."""
+    """Return the loss of the test texts, in nats a token, and what it is less than that of another system.
+
+    The others are the untouched model, with a prompt of the same profiles; the experiment itself, given the vectors of
+    other users and items; and its `CONTROLS`.
+    """
+    statistics = read_json(run / "paper/statistics/statistics.provenance.json")["settings"]["statistics"]
     rows: Rows = []
     for dataset in _datasets(run):
         folder = run / dataset
         every = load_examples(folder / "shared/examples/examples.parquet", True)
         examples = [example for example in every if example.split == "test"]
         bare = [replace(example, user_profile=None, item_profile=None) for example in examples]
+        users = np.unique([example.user_id for example in examples], return_inverse=True)[1]
+        change = partial(_change, users=users, settings=Settings.from_settings(statistics))
         untouched = _explainer(folder / "no_embeddings")
         before = {shown: held_out_losses(untouched, some, AT_ONCE) for shown, some in ((True, examples), (False, bare))}
         after = {}
-        for weights in sorted(folder.glob("*/seed1/method/weights.safetensors")):
-            experiment = weights.parents[2].name
-            shown = read_json(weights.parents[1] / "generation/provenance.json")["settings"]["profiles_shown"]
-            after[experiment] = held_out_losses(_explainer(weights.parents[2]), examples if shown else bare, AT_ONCE)
-            rows.append({"dataset": dataset, "experiment": experiment, "less": "untouched"})
-            rows[-1] |= _change(after[experiment], before[shown])
-        if {"no_profile", "no_profile_fixed"} <= set(after):
-            rows.append({"dataset": dataset, "experiment": "no_profile", "less": "no_profile_fixed"})
-            rows[-1] |= _change(after["no_profile"], after["no_profile_fixed"])
+        for experiment in sorted(path.parents[2].name for path in folder.glob("*/seed1/method/weights.safetensors")):
+            settings = _written(folder / experiment)["settings"]
+            read = examples if settings["profiles_shown"] else bare
+            after[experiment] = held_out_losses(_explainer(folder / experiment), read, AT_ONCE)
+            about = {"dataset": dataset, "experiment": experiment}
+            rows.append(about | {"less": "untouched"} | change(after[experiment], before[settings["profiles_shown"]]))
+            if settings["embeddings"] == "trained":
+                others = held_out_losses(_explainer(folder / experiment, "shuffled"), read, AT_ONCE)
+                rows.append(about | {"less": OTHERS} | change(after[experiment], others))
+        for experiment, control in CONTROLS:
+            if {experiment, control} <= set(after):
+                about = {"dataset": dataset, "experiment": experiment, "less": control}
+                rows.append(about | change(after[experiment], after[control]))
     return rows
 
 
-def _explainer(experiment: Path) -> Any:
-    """Return the explainer of an experiment of the run, on the CPU."""
-    record = read_json(experiment / "seed1/generation/provenance.json")
+def _written(experiment: Path) -> dict[str, Any]:
+    return read_json(experiment / "seed1/generation/provenance.json")
+
+
+def _explainer(experiment: Path, embeddings: str | None = None) -> Any:
+    """Return the explainer of an experiment of the run, on the CPU; with other embeddings than its own if set."""
+    record = _written(experiment)
     inputs = {name: Path(entry["path"]) for name, entry in record["inputs"].items()}
-    settings = record["settings"]
+    settings = record["settings"] | ({"embeddings": embeddings} if embeddings else {})
     run = Run(seed=1, device="cpu", domain=settings["domain"], sections=settings, inputs=inputs)
     method = make_method(settings["method"], "write", run)
     method.load(load_fitted(inputs["weights"].parent) if "weights" in inputs else None)
     return method.explainer
 
 
-def _change(after: Sequence[float], before: Sequence[float]) -> dict[str, Any]:
+def _change(after: Sequence[float], before: Sequence[float], users: np.ndarray, settings: Settings) -> dict[str, Any]:
     gaps = np.subtract(after, before)
-    draws = numpy_rng(1, "real run", "losses").integers(len(gaps), size=(SAMPLES, len(gaps)))
-    low, high = np.percentile(gaps[draws].mean(axis=1), [2.5, 97.5])
+    low, high = bootstrap_interval(gaps, "mean", settings, users)
     found = {"n": len(gaps), "before": np.mean(before), "after": np.mean(after), "change": gaps.mean()}
     return {key: _short(value) for key, value in (found | {"low": low, "high": high}).items()}
 
@@ -171,7 +198,7 @@ def _short(value: Any) -> Any:
 
 
 # --- The page -------------------------------------------------------------------------------------------------------
-HEAD = """# The run of `make real`
+HEAD = """# The run of `{command}`
 
 Written by `python docs/real_run.py results/{run}` from a finished run, whose numbers are in
 `resources/measured/{run}/`.
@@ -180,6 +207,17 @@ Written by `python docs/real_run.py results/{run}` from a finished run, whose nu
 Commit {commit}{changed}; {cores} cores; {packages}; losses computed on {processor}. The run's jobs
 took {minutes} minutes of processor time. One seed: intervals are over texts and say nothing of another training.
 
+"""
+LOSSES = """## Losses
+
+Mean loss of a test text, in nats a token, under the tuned adapters, less that of
+
+- `untouched`: the model without vectors in its prompt, of the same profiles;
+- `others' vectors`: the same adapters, given the vectors of other users and items;
+- an experiment tuned likewise: with one vector for all users and one for all items (`no_profile_fixed`), or with each
+  user's and item's vector another's (`no_profile_shuffled`).
+
+95 % interval, users drawn.
 """
 
 
@@ -190,6 +228,7 @@ def page(folder: Path) -> str:
     packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("torch", "transformers"))
     head = HEAD.format(
         run=folder.name,
+        command=PAGES[folder.name][1],
         commit=facts["commit"][:12],
         changed=" with uncommitted changes" if facts["changed"] else "",
         processor=facts["processor"],
@@ -199,9 +238,7 @@ def page(folder: Path) -> str:
     )
     return head + "\n".join(
         [
-            "## Losses\n\nMean loss of a test text, in nats a token, under the tuned adapters, less that of the "
-            "untouched model (no\nvectors in its prompt) or of one tuned with the same vector for all users and items; "
-            "95 % percentile interval.\n",
+            LOSSES,
             _table(read["losses"], ("dataset", "experiment", "less", "n", "before", "after", "change", "low", "high")),
             "## Scores\n",
             _scores(read["scores"]),

@@ -62,7 +62,7 @@ def released(root, folder: Path, download: bool = True) -> str:
 def test_the_released_data_need_no_reader(root, tmp_path):
     found = jobs(dry_run(root, tmp_path, "--cores", "2", "--configfile", released(root, tmp_path)))
     assert found["import_release"] == found["train_recommender"] == found["fetch_release"] == 2
-    assert found["train_method"] == 6
+    assert found["train_method"] == 8
     assert not {"pretrain_lm", "train_bart", "train_judge"} & set(found)
     assert not {"make_glassbox", "read_reviews"} & set(found)
 
