@@ -7,8 +7,9 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from xrec_repro.errors import DataError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_STALE_S = 3600
 
 
 @contextmanager
@@ -75,6 +77,27 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 temporary.replace(path)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder` that takes its place when all is written, and is removed on failure.
+
+    What killed writers left more than an hour ago goes: younger ones may be at work in a folder that jobs share.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for scrap in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+        with suppress(FileNotFoundError):  # another job removed it first
+            if time.time() - scrap.stat().st_mtime > _STALE_S:
+                shutil.rmtree(scrap, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.replace(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _writable(path: Path) -> Path:

@@ -25,6 +25,7 @@ from xrec_repro.errors import DataError
 from xrec_repro.identity import sha256_file
 from xrec_repro.interrupt import StoppedError, ends_cleanly, stoppable
 from xrec_repro.io import (
+    atomic_folder,
     atomic_path,
     names_full_disk,
     read_json,
@@ -181,6 +182,22 @@ def test_scraps_of_killed_writers_go(tmp_path):
     remove_scraps(tmp_path / "a.json")
     left = {p.name.rsplit(".", 2)[0] for p in tmp_path.iterdir()}
     assert left == {".b.json", "a"}
+
+
+def test_a_folder_is_whole_or_as_it_was_and_stale_scraps_go(tmp_path):
+    folder = tmp_path / "model"
+    stale, young = tmp_path / ".model.x1.tmp", tmp_path / ".model.x2.tmp"
+    for scrap in (stale, young):
+        scrap.mkdir()
+    os.utime(stale, (1, 1))
+    for text in ("old", "new"):
+        with atomic_folder(folder) as temporary:
+            (temporary / text).touch()
+    with pytest.raises(KeyboardInterrupt), atomic_folder(folder) as temporary:
+        (temporary / "half").touch()
+        raise KeyboardInterrupt
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")} == {"model", "model/new", ".model.x2.tmp"}
+    assert folder.stat().st_mode & 0o777 == 0o755
 
 
 def test_a_stop_is_asked_once_and_a_second_request_ends(monkeypatch):

@@ -7,13 +7,12 @@ file's own fields.
 
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 from xrec_repro.errors import ModelError
 from xrec_repro.identity import digest_cache, model_digest, sha256_file
+from xrec_repro.io import atomic_folder
 
 log = logging.getLogger("xrec_repro")
 
@@ -58,22 +57,16 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _unpack(file: Path, folder: Path, digest: str, key: str) -> None:
-    scrap = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        shutil.rmtree(scrap, ignore_errors=True)
-        scrap.mkdir(parents=True)
-        _write(file, scrap, key)
-        (scrap / _NOTE).write_text(json.dumps({"of": digest, "model": model_digest(scrap)}), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        scrap.rename(folder)
+        with atomic_folder(folder) as scrap:
+            _write(file, scrap, key)
+            (scrap / _NOTE).write_text(json.dumps({"of": digest, "model": model_digest(scrap)}), encoding="utf-8")
     except OSError as error:
         if not _is_whole(folder):  # another job may have been first
             raise ModelError(
                 f"{key}: {folder} cannot be written ({error.strerror or error}); set XDG_CACHE_HOME to a folder with "
                 f"some gigabytes of room"
             ) from error
-    finally:
-        shutil.rmtree(scrap, ignore_errors=True)
 
 
 def _write(file: Path, folder: Path, key: str) -> None:

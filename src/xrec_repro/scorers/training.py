@@ -1,9 +1,6 @@
 """What the trainings of all scorers share: the corpus, batches, the plan, the start of the weights, the folder."""
 
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +12,7 @@ from torch import Tensor, nn
 
 from xrec_repro.errors import DataError
 from xrec_repro.identity import digest_json
+from xrec_repro.io import atomic_folder
 from xrec_repro.scorers.content import ContentModel
 from xrec_repro.scorers.perturb import Pair, Perturber
 from xrec_repro.seeding import numpy_rng, torch_generator
@@ -169,24 +167,9 @@ def start_attention(query: nn.Linear, key: nn.Linear) -> None:
         projection.weight.add_(torch.eye(*projection.weight.shape))
 
 
-@contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder` that takes its place when all is written."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-    try:
-        yield temporary
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write model and tokenizer as a transformers folder, whole or not at all; the training's checkpoint goes."""
-    with new_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         model.eval().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
     _checkpoint(folder).unlink(missing_ok=True)
