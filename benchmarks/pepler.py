@@ -1,4 +1,4 @@
-"""PEPLER's texts, decoded with a cache by the one decoder of all methods, against reading the whole prefix again."""
+"""PEPLER's texts, decoded with a cache by XRec's decoder, against reading the whole prefix again."""
 
 import argparse
 
@@ -51,7 +51,7 @@ def main(args: argparse.Namespace) -> None:
     prompts = torch.stack([module.users, module.items], dim=1).detach()
     texts = cached(module, prompts, steps)
     assert texts == recomputed(module, prompts, steps), "other tokens"
-    facts = {"texts compared": count, "of them different": len({tuple(text) for text in texts}), "tokens each": steps}
+    facts = {"texts compared": count, "distinct among them": len({tuple(text) for text in texts}), "tokens each": steps}
     data = ", ".join(f"{key} {value}" for key, value in shape.items())
     times = compare(
         lambda: cached(module, prompts, steps), lambda: recomputed(module, prompts, steps), args.rounds, warm_up=False

@@ -77,7 +77,7 @@ def measure_decoding(args: argparse.Namespace, method: Any, network: Peter, rows
 
     times = compare(ours, peer, args.rounds, warm_up=False)
     assert torch.equal(found["ours"], found["peer"]), "the words differ"
-    facts = {"different texts": len({tuple(text) for text in found["ours"].tolist()})}
+    facts = {"distinct texts": len({tuple(text) for text in found["ours"].tolist()})}
     data = f"a fresh PETER, {where}; {len(some)} texts of {steps} words at once"
     record(args, "peter_decoding", times, data, facts)
 

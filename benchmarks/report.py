@@ -17,7 +17,7 @@ HEAD = """# Benchmarks
 `make bench` runs every script of `benchmarks/`, each measuring ours and a named peer in turn in one process, after
 checking that both give the same result. A ratio is the peer's time over ours (for a limit: the limit over what was
 used), so more is better and a goal is a lower bound; it is the median of several rounds, with the smallest and the
-largest in brackets. What was measured without a goal stands at the end. This page is written from
+largest in brackets. What is measured against nothing stands at the end. This page is written from
 `benchmarks/results/*.json` alone (`make bench`, `make docs`).
 """
 NOT_MEASURED = {

@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # any title can be printed, whatever the terminal can show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # for modules of the user's own, as the workflow does
         code = options.command(options) or 0
         sys.stdout.flush()
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import sys
 from collections import namedtuple
 
 import pytest
@@ -225,6 +226,15 @@ def test_what_is_no_gguf_file_is_no_language_model(nowhere, root, monkeypatch):
     assert found(root, local("x.gguf"))["llm.path"].text == "x.gguf: no GGUF file, or a broken one"
     (nowhere / "x.gguf").write_bytes(b"GGUF" + bytes(20))
     assert "unpacked" in found(root, local("x.gguf"))["llm.path"].text
+
+
+def test_a_module_in_the_folder_is_found_as_the_workflow_finds_it(nowhere, monkeypatch, capsys):
+    monkeypatch.setattr("sys.path", sys.path[:])
+    code = "from xrec_repro.methods.base import Method\nclass Mine(Method):\n    pass\nMETHOD = Mine\n"
+    (nowhere / "mine_in_this_folder.py").write_text(code)
+    change = {"methods": {"mine": {"module": "mine_in_this_folder"}}, "experiments": {"own": {"method": "mine"}}}
+    (nowhere / "overlay.yaml").write_text(yaml.safe_dump(change | {"run": {"experiments": {"add": ["glassbox/own"]}}}))
+    assert main(["check", "overlay.yaml"]) == 0, capsys.readouterr().err
 
 
 def test_metrics_that_can_score_nothing_are_the_one_line(tmp_path, capsys):

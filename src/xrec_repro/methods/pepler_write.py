@@ -1,4 +1,4 @@
-"""Explanations by PEPLER: the prompt is read once, and then a token a step, by the decoders of all methods."""
+"""Explanations by PEPLER: the prompt is read once, and then a token a step, by XRec's decoders."""
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
