@@ -400,6 +400,20 @@ def test_figure3_draws_raw_and_smoothed_losses(tmp_path, drawn):
     assert_readable(drawn[0])
 
 
+def test_figure3_of_many_experiments_has_no_single_steps_and_fits_the_smoothed_losses(tmp_path, drawn):
+    names = ("xrec", "no_profile", "fixed_moe")
+    given = [
+        curve(tmp_path, np.random.default_rng(n).gamma(4, 0.3, 300).tolist(), name) for n, name in enumerate(names)
+    ]
+    caption = figure3(given, "f.pdf", "f.png", {"method": "rolling", "window": 25})
+    assert "Faint" not in caption and "thin" not in caption
+    (axes,) = drawn[0].axes
+    lines = [one for one in axes.lines if len(one.get_xdata()) == 300]
+    assert len(lines) == 2 * len(names) and not any(one.get_rasterized() for one in axes.lines)
+    values = [value for one in lines for value in one.get_ydata()] + [1.5]
+    assert axes.get_ylim() == pytest.approx((min(values), max(values)), abs=0.06 * (max(values) - min(values)))
+
+
 def test_figure3_shows_every_seed_their_mean_and_their_validation_losses(tmp_path, drawn):
     rng = np.random.default_rng(1)
     given = [(1 + rng.gamma(4, 0.1, n)).tolist() for n in (300, 300, 200)]

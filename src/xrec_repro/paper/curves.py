@@ -35,6 +35,7 @@ from xrec_repro.statistic_settings import Settings
 
 _CURVE = pa.schema({"step": pa.int32(), "loss": pa.float64()})
 _COVERED = (0.5, 99.5)  # percentiles of the raw losses that the axis covers
+_FAINT = 2  # so many experiments of a panel have room for the loss of every step
 _POINTS = 500  # of a smoothed line, more than a printer tells apart
 _SPANNING = 4  # from this ratio of the largest value to the smallest on, the axis is logarithmic
 Numbers = dict[str, Any]
@@ -93,7 +94,7 @@ def figure3(
     panels: dict[str, list[_Trained]] = {}
     for trained in _read_trained(curves, settings):
         panels.setdefault(trained.dataset, []).append(trained)
-    caption = _loss_caption([one for group in panels.values() for one in group], settings)
+    caption = _loss_caption(list(panels.values()), settings)
     with drawing(max(6.5, 3.4 * len(panels)), 3.7, settings, "figure3") as figure:
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (label, group) in zip(grid, panels.items(), strict=True):
@@ -150,7 +151,12 @@ def _draw_losses(axes: Axes, group: Sequence[_Trained], looks: Mapping[str, Look
     last = max(steps[-1] for one in group for steps in one.steps)
     for number, one in enumerate(group):
         seen = looks[one.label]
-        shown += _draw_raw(axes, one, seen) if len(one.steps) == 1 else _draw_seeds(axes, one, seen)
+        if _is_faint(one, group):
+            shown += _draw_raw(axes, one, seen)
+        else:
+            if len(one.steps) > 1:
+                _draw_seeds(axes, one, seen)
+            shown += [end for smoothed in one.smoothed for end in (smoothed.min(), smoothed.max())]
         length = min(map(len, one.steps))
         mean = np.mean([smoothed[:length] for smoothed in one.smoothed], axis=0)
         points = _spread(length)
@@ -167,6 +173,11 @@ def _draw_losses(axes: Axes, group: Sequence[_Trained], looks: Mapping[str, Look
     axes.xaxis.set_major_formatter("{x:,.0f}")
 
 
+def _is_faint(one: _Trained, group: Sequence[_Trained]) -> bool:
+    """Tell whether the loss of every step is drawn: of a single seed, where the others' do not hide it."""
+    return len(one.steps) == 1 and len(group) <= _FAINT
+
+
 def _draw_raw(axes: Axes, one: _Trained, seen: Look) -> list[float]:
     """Draw the loss of every step of a single seed; return what the axis is to cover."""
     # A picture of the raw losses: as lines, a long training would fill megabytes of PDF.
@@ -175,12 +186,11 @@ def _draw_raw(axes: Axes, one: _Trained, seen: Look) -> list[float]:
     return [low, high, one.smoothed[0].min()]
 
 
-def _draw_seeds(axes: Axes, one: _Trained, seen: Look) -> list[float]:
-    """Draw each seed by itself; return what the axis is to cover."""
+def _draw_seeds(axes: Axes, one: _Trained, seen: Look) -> None:
+    """Draw each of several seeds by itself."""
     for steps, smoothed in zip(one.steps, one.smoothed, strict=True):
         points = _spread(len(steps))
         axes.plot(steps[points], smoothed[points], color=seen.colour, alpha=0.45, linewidth=0.8, zorder=2)
-    return [end for smoothed in one.smoothed for end in (smoothed.min(), smoothed.max())]
 
 
 def _spread(length: int) -> np.ndarray:
@@ -188,17 +198,18 @@ def _spread(length: int) -> np.ndarray:
     return np.unique(np.linspace(0, length - 1, _POINTS).round().astype(int))
 
 
-def _loss_caption(trained: Sequence[_Trained], settings: Mapping[str, Any]) -> str:
+def _loss_caption(panels: Sequence[Sequence[_Trained]], settings: Mapping[str, Any]) -> str:
+    trained = [one for group in panels for one in group]
     window = settings["window"]
     how = {
         "rolling": f"the mean of the last {window} steps (of fewer at the start)",
         "ema": f"the exponential moving average of span {window} steps",
     }[settings["method"]]
     parts = [f"Loss on the explanations' tokens in training: {how}."]
-    seeds = {len(one.steps) for one in trained}
-    if max(seeds) > 1:
-        parts.append(f"Strong: the mean over the seeds ({max(seeds)}), as far as all have steps; thin: each seed.")
-    if 1 in seeds:
+    seeds = max(len(one.steps) for one in trained)
+    if seeds > 1:
+        parts.append(f"Strong: the mean over the seeds ({seeds}), as far as all have steps; thin: each seed.")
+    if any(_is_faint(one, group) for group in panels for one in group):
         parts.append(
             "Faint: every step; the vertical axis is cut to the range of "
             f"{_COVERED[1] - _COVERED[0]:.0f} % of the steps."
