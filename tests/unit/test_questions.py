@@ -13,6 +13,7 @@ from xrec_repro.errors import DataError
 from xrec_repro.io import read_json, write_table
 from xrec_repro.own_texts import own_id
 from xrec_repro.paper.questions import opening, range_of, ranks_of, write_questions
+from xrec_repro.paper.render import number, span
 
 STATISTICS = {
     "seed": 0, "bootstrap_samples": 199, "permutations": 99, "interval": "percentile", "confidence": 0.95,
@@ -166,3 +167,7 @@ def test_texts_of_no_pair_are_each_of_a_user_of_their_own(tmp_path, rows):
     own = written(tmp_path, rows)[0]["form"][0]["own"]
     assert own["mean"] == 0.5 and own["n"] == 40
     assert 0.3 < own["low"] < 0.45 and 0.55 < own["high"] < 0.7
+
+
+def test_an_interval_that_ends_at_nothing_has_no_sign():
+    assert span(-1e-17, 0.5) == "0.0000 to 0.5000" and number(-0.00006) == "-0.0001" and number(-12.3) == "-12.30"

@@ -190,10 +190,10 @@ def text_table(
 
 
 def number(value: float | None) -> str:
-    """Return a score for people: four decimals, two from 10 on; a dash for None."""
+    """Return a score for people: four decimals, two from 10 on; a dash for None, and never −0."""
     if value is None:
         return "–"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:z.4f}"
 
 
 def span(low: float | None, high: float | None) -> str:

@@ -217,7 +217,7 @@ def _lines(table: _Table) -> Iterator[Line]:
 def _number(row: Row, column: str) -> str:
     if column not in row.values:
         return "–" if reason_of(column, row.failed) is None else "–§"
-    text = row.printed.get(column, f"{row.values[column]:.{_stated(column).decimals}f}")
+    text = row.printed.get(column, f"{row.values[column]:z.{_stated(column).decimals}f}")
     return text + "‡" * (metric_of(column) in row.missing)
 
 
