@@ -26,6 +26,7 @@ from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.markdown import markdown_table
 from xrec_repro.methods.base import Run
 from xrec_repro.methods.driver import load_fitted, make_method
+from xrec_repro.progress import track
 from xrec_repro.seeding import numpy_rng
 from xrec_repro.statistic_settings import Settings
 
@@ -151,7 +152,8 @@ def losses(run: Path) -> Rows:
         untouched = _explainer(folder / "no_embeddings")
         before = {shown: held_out_losses(untouched, some, AT_ONCE) for shown, some in ((True, examples), (False, bare))}
         after = {}
-        for experiment in sorted(path.parents[2].name for path in folder.glob("*/seed1/method/weights.safetensors")):
+        tuned = sorted(path.parents[2].name for path in folder.glob("*/seed1/method/weights.safetensors"))
+        for experiment in track(tuned, f"losses of {dataset}", len(tuned)):
             settings = _written(folder / experiment)["settings"]
             read = examples if settings["profiles_shown"] else bare
             after[experiment] = held_out_losses(_explainer(folder / experiment), read, AT_ONCE)
