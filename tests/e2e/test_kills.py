@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -60,7 +61,8 @@ def attempt(forks, name, world, folder, moment=None, delay=None, edit=None) -> i
     process.start()
     process.join(delay)
     if process.exitcode is None:
-        os.kill(process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it has just ended by itself
+            os.kill(process.pid, signal.SIGKILL)
     process.join()
     return process.exitcode
 
