@@ -26,6 +26,7 @@ from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.markdown import markdown_table
 from xrec_repro.methods.base import Run
 from xrec_repro.methods.driver import load_fitted, make_method
+from xrec_repro.paper.render import number, span
 from xrec_repro.progress import track
 from xrec_repro.seeding import numpy_rng
 from xrec_repro.statistic_settings import Settings
@@ -258,9 +259,9 @@ def _scores(rows: Sequence[Mapping[str, str]]) -> str:
     found: dict[tuple[str, str, str], dict[str, str]] = {}
     for row in rows:
         cells = found.setdefault((row["dataset"], row["label"], row["n"]), {})
-        cells[row["metric"]] = f"{float(row['mean']):.4f}"
+        cells[row["metric"]] = row["mean"]
         if row["metric"] == "bertscore_f1":
-            cells["95 %"] = f"{float(row['mean_low']):.4f} to {float(row['mean_high']):.4f}"
+            cells["95 %"] = span(float(row["mean_low"]), float(row["mean_high"]))
     columns = ("bertscore_f1", "95 %", *METRICS[1:])
     table = [
         {"dataset": name, "experiment": label, "n": n} | {c: cells.get(c, "–") for c in columns}
@@ -280,7 +281,14 @@ def _line(text: str) -> str:
 
 
 def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    return "\n".join(markdown_table(columns, [[str(row[column]) for column in columns] for row in rows])) + "\n"
+    return "\n".join(markdown_table(columns, [[_cell(row[column]) for column in columns] for row in rows])) + "\n"
+
+
+def _cell(text: str) -> str:
+    try:
+        return text if text.isdigit() else number(float(text))
+    except ValueError:
+        return text
 
 
 def _read(path: Path) -> list[dict[str, str]]:
