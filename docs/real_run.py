@@ -42,7 +42,6 @@ METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "dis
 TEXTS, AT_ONCE = 5, 4  # texts of each data set; prompts read at once
 # Experiments whose losses are compared with those of a control that was trained as they were.
 CONTROLS = (("no_profile", "no_profile_fixed"), ("no_profile", "no_profile_shuffled"))
-OTHERS = "others' vectors"
 Rows = list[dict[str, Any]]
 
 
@@ -162,7 +161,7 @@ def losses(run: Path) -> Rows:
             rows.append(about | {"less": "untouched"} | change(after[experiment], before[settings["profiles_shown"]]))
             if settings["embeddings"] == "trained":
                 others = held_out_losses(_explainer(folder / experiment, "shuffled"), read, AT_ONCE)
-                rows.append(about | {"less": OTHERS} | change(after[experiment], others))
+                rows.append(about | {"less": "others' vectors"} | change(after[experiment], others))
         for experiment, control in CONTROLS:
             if {experiment, control} <= set(after):
                 about = {"dataset": dataset, "experiment": experiment, "less": control}
@@ -208,7 +207,8 @@ Written by `python docs/real_run.py results/{run}` from a finished run, whose nu
 [A real language model on real reviews](real.md) says what was run and with which settings.
 
 Commit {commit}{changed}; {cores} cores; {packages}; losses computed on {processor}. The run's jobs
-took {minutes} minutes of processor time. One seed: intervals are over texts and say nothing of another training.
+took {minutes} minutes of processor time. One seed: intervals are over users with their texts and say nothing of another
+training.
 
 """
 LOSSES = """## Losses

@@ -45,9 +45,18 @@ def names_full_disk(path: str | Path) -> Iterator[None]:
 
 def remove_scraps(path: str | Path) -> None:
     """Remove what killed writers of a file have left; for the one who alone writes it now."""
-    path = Path(path)
-    for scrap in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    for scrap in _scraps(Path(path)):
         shutil.rmtree(scrap, ignore_errors=True)
+
+
+def _scraps(path: Path) -> Iterator[Path]:
+    return path.parent.glob(f".{glob.escape(path.name)}.*.tmp")
+
+
+def _scrap(path: Path) -> Path:
+    """Make one of `_scraps`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
 
 
 @contextmanager
@@ -64,8 +73,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     path = _writable(Path(path))
     with names_full_disk(path):
         with _names_obstacle(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+            folder = _scrap(path)
         temporary = folder / path.name
         try:
             temporary.touch()
@@ -85,12 +93,11 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
     What killed writers left more than an hour ago goes: younger ones may be at work in a folder that jobs share.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for scrap in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):
+    for scrap in _scraps(folder):
         with suppress(FileNotFoundError):  # another job removed it first
             if time.time() - scrap.stat().st_mtime > _STALE_S:
                 shutil.rmtree(scrap, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+    temporary = _scrap(folder)
     try:
         yield temporary
         temporary.chmod(0o755)
