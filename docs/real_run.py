@@ -1,27 +1,31 @@
 """Write what a run of a real language model found: resources/measured/RUN/*.csv, and a page of docs from them.
 
 ``python docs/real_run.py results/xrec-small`` after ``make real``. Losses are computed here, on the run's test texts;
-all else is read from the run. With --page the page alone is written again, from the files under resources/measured.
+all else is read from the run. They are kept in RUN/losses.json, and not computed twice. With --losses they alone are
+computed, which asks for no more than the texts that the run generated; on a GPU, if there is one. With --page the page
+alone is written again, from the files under resources/measured.
 """
 
 import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from xrec_repro.accounting.machine import processor_name
 from xrec_repro.contracts import EXPLANATIONS
+from xrec_repro.device import pick_device
 from xrec_repro.errors import XRecError
 from xrec_repro.estimates import bootstrap_interval
 from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
+from xrec_repro.identity import versions
 from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.markdown import markdown_table
 from xrec_repro.methods.base import Run
@@ -39,6 +43,7 @@ PAGES = {
     "xrec-smollm": ("real-run-all.md", "snakemake --configfile config/xrec-smollm.yaml -- all"),
 }
 METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
+UNTOUCHED = "no_embeddings"  # the experiment whose model nothing was taught
 TEXTS, AT_ONCE = 5, 4  # texts of each data set; prompts read at once
 # Experiments whose losses are compared with those of a control that was trained as they were.
 CONTROLS = (("no_profile", "no_profile_fixed"), ("no_profile", "no_profile_shuffled"))
@@ -49,12 +54,17 @@ def main() -> int:
     """Measure, and write the page; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help=f"folder of a finished run: results/{', results/'.join(PAGES)}")
-    parser.add_argument("--page", action="store_true", help="write the page alone, from resources/measured")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--losses", action="store_true", help="compute the losses alone")
+    only.add_argument("--page", action="store_true", help="write the page alone, from resources/measured")
     chosen = parser.parse_args()
     if chosen.run.name not in PAGES:
         parser.error(f"{chosen.run}: has no page; those that have: {', '.join(PAGES)}")
     folder = MEASURED / chosen.run.name
     try:
+        if chosen.losses:
+            measured_losses(chosen.run)
+            return 0
         if not chosen.page:
             keep(chosen.run, folder)
         write_text(ROOT / "docs" / PAGES[chosen.run.name][0], page(folder))
@@ -119,14 +129,19 @@ def texts(run: Path) -> Rows:
 def origin(run: Path) -> dict[str, Any]:
     """Return where the numbers come from: commit, machine and versions of the run."""
     record = read_json(run / "paper/costs/jobs.provenance.json")
+    tuned = [read_json(path) for path in run.glob("*/*/seed1/method/provenance.json")]
     return {
         "commit": record["code"]["commit"],
         "changed": record["code"]["dirty"],
-        "processor": processor_name(),
-        "cores": record["machine"]["cores"]["there"],
+        "tuned_on": sorted({_where(one["machine"]["device"]["name"], one["packages"]) for one in tuned}),
+        "losses_on": sorted({one["device"] for one in read_json(run / "losses.json")}),
         "packages": {name: version for name, version in record["packages"].items() if version},
         "processor_seconds": round(sum(_processor_seconds(path) for path in sorted(run.glob("**/benchmarks/*.tsv")))),
     }
+
+
+def _where(device: str, packages: Mapping[str, str]) -> str:
+    return f"{device} (torch {packages['torch']}, transformers {packages['transformers']})"
 
 
 def _processor_seconds(benchmark: Path) -> float:
@@ -140,45 +155,79 @@ def losses(run: Path) -> Rows:
     The others are the untouched model, with a prompt of the same profiles; the experiment itself, given the vectors of
     other users and items; and its `CONTROLS`.
     """
-    statistics = read_json(run / "paper/statistics/statistics.provenance.json")["settings"]["statistics"]
+    settings = read_json(run / "paper/statistics/statistics.provenance.json")["settings"]["statistics"]
+    found = {(one["dataset"], one["experiment"], one["vectors"], one["profiles"]): one for one in measured_losses(run)}
     rows: Rows = []
-    for dataset in _datasets(run):
-        folder = run / dataset
-        every = load_examples(folder / "shared/examples/examples.parquet", True)
-        examples = [example for example in every if example.split == "test"]
-        bare = [replace(example, user_profile=None, item_profile=None) for example in examples]
-        users = np.unique([example.user_id for example in examples], return_inverse=True)[1]
-        change = partial(_change, users=users, settings=Settings.from_settings(statistics))
-        untouched = _explainer(folder / "no_embeddings")
-        before = {shown: held_out_losses(untouched, some, AT_ONCE) for shown, some in ((True, examples), (False, bare))}
-        after = {}
-        tuned = sorted(path.parents[2].name for path in folder.glob("*/seed1/method/weights.safetensors"))
-        for experiment in track(tuned, f"losses of {dataset}", len(tuned)):
-            settings = _written(folder / experiment)["settings"]
-            read = examples if settings["profiles_shown"] else bare
-            after[experiment] = held_out_losses(_explainer(folder / experiment), read, AT_ONCE)
-            about = {"dataset": dataset, "experiment": experiment}
-            rows.append(about | {"less": "untouched"} | change(after[experiment], before[settings["profiles_shown"]]))
-            if settings["embeddings"] == "trained":
-                others = held_out_losses(_explainer(folder / experiment, "shuffled"), read, AT_ONCE)
-                rows.append(about | {"less": "others' vectors"} | change(after[experiment], others))
-        for experiment, control in CONTROLS:
-            if {experiment, control} <= set(after):
-                about = {"dataset": dataset, "experiment": experiment, "less": control}
-                rows.append(about | change(after[experiment], after[control]))
+    for (dataset, experiment, vectors, profiles), own in found.items():
+        if vectors != "own":
+            continue
+        others = {"untouched": found[dataset, UNTOUCHED, "none", profiles]}
+        others["others' vectors"] = found.get((dataset, experiment, "others", profiles))
+        controls = [control for name, control in CONTROLS if name == experiment]
+        others |= {control: found.get((dataset, control, "own", profiles)) for control in controls}
+        for less, other in others.items():
+            if other:
+                users = np.unique(own["users"], return_inverse=True)[1]
+                change = _change(own["losses"], other["losses"], users, Settings.from_settings(settings))
+                rows.append({"dataset": dataset, "experiment": experiment, "less": less} | change)
     return rows
+
+
+def measured_losses(run: Path) -> Rows:
+    """Compute the losses of each data set's test texts under every tuned experiment, own vectors and others', and none.
+
+    Returns:
+        A row for each: its losses and users in the order of the texts, the device, and the digests of all that it was
+        computed from, by which a later call knows whether it still holds.
+    """
+    path = run / "losses.json"
+    known = {json.dumps(one["of"], sort_keys=True): one for one in read_json(path)} if path.exists() else {}
+    rows: Rows = []
+    cases = [case for dataset in _datasets(run) for case in _cases(run / dataset)]
+    for of in track(cases, "losses", len(cases)):
+        digest = json.dumps(of, sort_keys=True)
+        rows.append(known.get(digest) or of | {"of": of} | _losses(run, of))
+        write_text(path, json.dumps(rows) + "\n")
+    return rows
+
+
+def _cases(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the losses of a data set are computed of: an experiment, its vectors and profiles, and its inputs."""
+    for experiment in sorted(path.parents[2] for path in folder.glob("*/seed1/generation/provenance.json")):
+        record = _written(experiment)
+        inputs = {name: entry["sha256"] for name, entry in record["inputs"].items()}
+        about = {"dataset": folder.name, "experiment": experiment.name, "inputs": inputs}
+        settings = record["settings"]
+        if experiment.name == UNTOUCHED:
+            yield from (about | {"vectors": "none", "profiles": shown} for shown in (True, False))
+        if "weights" not in inputs:
+            continue
+        kinds = ("own", "others") if settings["embeddings"] == "trained" else ("own",)
+        yield from (about | {"vectors": kind, "profiles": settings["profiles_shown"]} for kind in kinds)
+
+
+def _losses(run: Path, of: Mapping[str, Any]) -> dict[str, Any]:
+    device = pick_device("auto")
+    every = load_examples(run / of["dataset"] / "shared/examples/examples.parquet", True)
+    examples = [example for example in every if example.split == "test"]
+    read = examples if of["profiles"] else [replace(one, user_profile=None, item_profile=None) for one in examples]
+    others = "shuffled" if of["vectors"] == "others" else None
+    found = held_out_losses(_explainer(run / of["dataset"] / of["experiment"], device, others), read, AT_ONCE)
+    name = processor_name() if device == "cpu" else torch.cuda.get_device_name()
+    where = _where(name, versions("torch", "transformers"))
+    return {"device": where, "users": [one.user_id for one in examples], "losses": found}
 
 
 def _written(experiment: Path) -> dict[str, Any]:
     return read_json(experiment / "seed1/generation/provenance.json")
 
 
-def _explainer(experiment: Path, embeddings: str | None = None) -> Any:
-    """Return the explainer of an experiment of the run, on the CPU; with other embeddings than its own if set."""
+def _explainer(experiment: Path, device: str, embeddings: str | None) -> Any:
+    """Return the explainer of an experiment of the run; with other embeddings than its own if set."""
     record = _written(experiment)
     inputs = {name: Path(entry["path"]) for name, entry in record["inputs"].items()}
     settings = record["settings"] | ({"embeddings": embeddings} if embeddings else {})
-    run = Run(seed=1, device="cpu", domain=settings["domain"], sections=settings, inputs=inputs)
+    run = Run(seed=1, device=device, domain=settings["domain"], sections=settings, inputs=inputs)
     method = make_method(settings["method"], "write", run)
     method.load(load_fitted(inputs["weights"].parent) if "weights" in inputs else None)
     return method.explainer
@@ -206,9 +255,12 @@ Written by `python docs/real_run.py results/{run}` from a finished run, whose nu
 `resources/measured/{run}/`.
 [A real language model on real reviews](real.md) says what was run and with which settings.
 
-Commit {commit}{changed}; {cores} cores; {packages}; losses computed on {processor}. The run's jobs
-took {minutes} minutes of processor time. One seed: intervals are over users with their texts and say nothing of another
-training.
+- commit: {commit}{changed}
+- tuned on: {tuned}
+- losses computed on: {losses}
+- processor time of the run's jobs: {minutes} minutes
+
+One seed: intervals are over users with their texts and say nothing of another training.
 
 """
 LOSSES = """## Losses
@@ -228,15 +280,13 @@ def page(folder: Path) -> str:
     """Return the page, from the files of one run."""
     read = {path.stem: _read(path) for path in folder.glob("*.csv")}
     facts = read_json(folder / "provenance.json")
-    packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("torch", "transformers"))
     head = HEAD.format(
         run=folder.name,
         command=PAGES[folder.name][1],
         commit=facts["commit"][:12],
         changed=" with uncommitted changes" if facts["changed"] else "",
-        processor=facts["processor"],
-        cores=facts["cores"],
-        packages=packages,
+        tuned="; ".join(facts["tuned_on"]),
+        losses="; ".join(facts["losses_on"]),
         minutes=round(facts["processor_seconds"] / 60),
     )
     return head + "\n".join(
