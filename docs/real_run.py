@@ -32,6 +32,7 @@ from xrec_repro.methods.base import Run
 from xrec_repro.methods.driver import load_fitted, make_method
 from xrec_repro.paper.render import number, span
 from xrec_repro.progress import track
+from xrec_repro.run_effects import FEWEST, own_test
 from xrec_repro.seeding import numpy_rng
 from xrec_repro.statistic_settings import Settings
 
@@ -40,7 +41,7 @@ MEASURED = ROOT / "resources/measured"
 # Of a run: its page, and what runs it.
 PAGES = {
     "xrec-small": ("real-run.md", "make real"),
-    "xrec-smollm": ("real-run-all.md", "snakemake --configfile config/xrec-smollm.yaml -- all"),
+    "xrec-smollm": ("real-run-all.md", "snakemake --configfile config/xrec-smollm.yaml config/three-seeds.yaml -- all"),
 }
 METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
 UNTOUCHED = "no_embeddings"  # the experiment whose model nothing was taught
@@ -129,10 +130,11 @@ def texts(run: Path) -> Rows:
 def origin(run: Path) -> dict[str, Any]:
     """Return where the numbers come from: commit, machine and versions of the run."""
     record = read_json(run / "paper/costs/jobs.provenance.json")
-    tuned = [read_json(path) for path in run.glob("*/*/seed1/method/provenance.json")]
+    tuned = [read_json(path) for path in run.glob("*/*/seed*/method/provenance.json")]
     return {
         "commit": record["code"]["commit"],
         "changed": record["code"]["dirty"],
+        "seeds": sorted({one["seed"] for one in tuned}),
         "tuned_on": sorted({_where(one["machine"]["device"]["name"], one["packages"]) for one in tuned}),
         "losses_on": sorted({one["device"] for one in read_json(run / "losses.json")}),
         "packages": {name: version for name, version in record["packages"].items() if version},
@@ -153,22 +155,25 @@ def losses(run: Path) -> Rows:
     """Return the loss of the test texts, in nats a token, and what it is less than that of another system.
 
     The others are the untouched model, with a prompt of the same profiles; the experiment itself, given the vectors of
-    other users and items; and its `CONTROLS`.
+    other users and items; and its `CONTROLS`. Each seed is compared with itself.
     """
     settings = read_json(run / "paper/statistics/statistics.provenance.json")["settings"]["statistics"]
-    found = {(one["dataset"], one["experiment"], one["vectors"], one["profiles"]): one for one in measured_losses(run)}
+    found: dict[tuple[str, str, str, bool], Rows] = {}
+    for one in measured_losses(run):
+        found.setdefault((one["dataset"], one["experiment"], one["vectors"], one["profiles"]), []).append(one)
     rows: Rows = []
     for (dataset, experiment, vectors, profiles), own in found.items():
         if vectors != "own":
             continue
         others = {"untouched": found[dataset, UNTOUCHED, "none", profiles]}
-        others["others' vectors"] = found.get((dataset, experiment, "others", profiles))
+        others["others' vectors"] = found.get((dataset, experiment, "others", profiles), [])
         controls = [control for name, control in CONTROLS if name == experiment]
-        others |= {control: found.get((dataset, control, "own", profiles)) for control in controls}
+        others |= {control: found.get((dataset, control, "own", profiles), []) for control in controls}
         for less, other in others.items():
             if other:
-                users = np.unique(own["users"], return_inverse=True)[1]
-                change = _change(own["losses"], other["losses"], users, Settings.from_settings(settings))
+                after, before = ([one["losses"] for one in seeds] for seeds in (own, other))
+                users = np.unique(own[0]["users"], return_inverse=True)[1]
+                change = _change(after, before, users, Settings.from_settings(settings))
                 rows.append({"dataset": dataset, "experiment": experiment, "less": less} | change)
     return rows
 
@@ -177,8 +182,8 @@ def measured_losses(run: Path) -> Rows:
     """Compute the losses of each data set's test texts under every tuned experiment, own vectors and others', and none.
 
     Returns:
-        A row for each: its losses and users in the order of the texts, the device, and the digests of all that it was
-        computed from, by which a later call knows whether it still holds.
+        A row for each of them and seed: its losses and users in the order of the texts, the device, and the digests of
+        all that it was computed from, by which a later call knows whether it still holds.
     """
     path = run / "losses.json"
     known = {json.dumps(one["of"], sort_keys=True): one for one in read_json(path)} if path.exists() else {}
@@ -192,13 +197,13 @@ def measured_losses(run: Path) -> Rows:
 
 
 def _cases(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what the losses of a data set are computed of: an experiment, its vectors and profiles, and its inputs."""
-    for experiment in sorted(path.parents[2] for path in folder.glob("*/seed1/generation/provenance.json")):
-        record = _written(experiment)
+    """Yield what the losses of a data set are computed of: experiment, seed, vectors, profiles, and the inputs."""
+    for path in sorted(folder.glob("*/seed*/generation/provenance.json")):
+        record = read_json(path)
         inputs = {name: entry["sha256"] for name, entry in record["inputs"].items()}
-        about = {"dataset": folder.name, "experiment": experiment.name, "inputs": inputs}
+        about = {"dataset": folder.name, "experiment": path.parents[2].name, "seed": record["seed"], "inputs": inputs}
         settings = record["settings"]
-        if experiment.name == UNTOUCHED:
+        if about["experiment"] == UNTOUCHED:
             yield from (about | {"vectors": "none", "profiles": shown} for shown in (True, False))
         if "weights" not in inputs:
             continue
@@ -211,33 +216,37 @@ def _losses(run: Path, of: Mapping[str, Any]) -> dict[str, Any]:
     every = load_examples(run / of["dataset"] / "shared/examples/examples.parquet", True)
     examples = [example for example in every if example.split == "test"]
     read = examples if of["profiles"] else [replace(one, user_profile=None, item_profile=None) for one in examples]
+    written = run / of["dataset"] / of["experiment"] / f"seed{of['seed']}/generation/provenance.json"
     others = "shuffled" if of["vectors"] == "others" else None
-    found = held_out_losses(_explainer(run / of["dataset"] / of["experiment"], device, others), read, AT_ONCE)
+    found = held_out_losses(_explainer(read_json(written), device, others), read, AT_ONCE)
     name = processor_name() if device == "cpu" else torch.cuda.get_device_name()
     where = _where(name, versions("torch", "transformers"))
     return {"device": where, "users": [one.user_id for one in examples], "losses": found}
 
 
-def _written(experiment: Path) -> dict[str, Any]:
-    return read_json(experiment / "seed1/generation/provenance.json")
-
-
-def _explainer(experiment: Path, device: str, embeddings: str | None) -> Any:
-    """Return the explainer of an experiment of the run; with other embeddings than its own if set."""
-    record = _written(experiment)
+def _explainer(record: Mapping[str, Any], device: str, embeddings: str | None) -> Any:
+    """Return the explainer that wrote texts, from their provenance; with other embeddings than its own if set."""
     inputs = {name: Path(entry["path"]) for name, entry in record["inputs"].items()}
     settings = record["settings"] | ({"embeddings": embeddings} if embeddings else {})
-    run = Run(seed=1, device=device, domain=settings["domain"], sections=settings, inputs=inputs)
+    run = Run(record["seed"], device, settings["domain"], sections=settings, inputs=inputs)
     method = make_method(settings["method"], "write", run)
     method.load(load_fitted(inputs["weights"].parent) if "weights" in inputs else None)
     return method.explainer
 
 
-def _change(after: Sequence[float], before: Sequence[float], users: np.ndarray, settings: Settings) -> dict[str, Any]:
+def _change(
+    after: Sequence[Sequence[float]], before: Sequence[Sequence[float]], users: np.ndarray, settings: Settings
+) -> dict[str, Any]:
+    """Return the change of losses of shape ``(seeds, texts)``, with an interval as `statistics.runs: both` has it."""
     gaps = np.subtract(after, before)
-    low, high = bootstrap_interval(gaps, "mean", settings, users)
-    found = {"n": len(gaps), "before": np.mean(before), "after": np.mean(after), "change": gaps.mean()}
-    return {key: _short(value) for key, value in (found | {"low": low, "high": high}).items()}
+    low, high = bootstrap_interval(gaps.mean(axis=0), "mean", settings, users)
+    per_seed = gaps.mean(axis=1)
+    if len(per_seed) >= FEWEST:
+        _, below, above = own_test(per_seed[None, None], np.zeros(1), settings.confidence)
+        low, high = min(low, below.item()), max(high, above.item())
+    found = {"n": gaps.shape[1], "before": np.mean(before), "after": np.mean(after), "change": gaps.mean()}
+    spread = {"seeds": ", ".join(number(one) for one in per_seed)} if len(per_seed) > 1 else {}
+    return {key: _short(value) for key, value in (found | {"low": low, "high": high} | spread).items()}
 
 
 def _datasets(run: Path) -> list[str]:
@@ -260,9 +269,12 @@ Written by `python docs/real_run.py results/{run}` from a finished run, whose nu
 - losses computed on: {losses}
 - processor time of the run's jobs: {minutes} minutes
 
-One seed: intervals are over users with their texts and say nothing of another training.
+{scope}
 
 """
+ONE_SEED = "One seed: intervals are over users with their texts and say nothing of another training."
+MORE_SEEDS = """{seeds} seeds, and means over them. An interval reaches as far as that over users with their texts
+does, or as that of the t-test over the seeds ([statistics](statistics.md))."""
 LOSSES = """## Losses
 
 Mean loss of a test text, in nats a token, under the tuned adapters, less that of
@@ -272,7 +284,7 @@ Mean loss of a test text, in nats a token, under the tuned adapters, less that o
 - an experiment tuned likewise: with one vector for all users and one for all items (`no_profile_fixed`), or with each
   user's and item's vector another's (`no_profile_shuffled`).
 
-95 % interval, users drawn.
+95 % interval. Of several seeds, each is compared with itself; `seeds` has the change of each.
 """
 
 
@@ -287,12 +299,14 @@ def page(folder: Path) -> str:
         changed=" with uncommitted changes" if facts["changed"] else "",
         tuned="; ".join(facts["tuned_on"]),
         losses="; ".join(facts["losses_on"]),
+        scope=ONE_SEED if len(facts["seeds"]) == 1 else MORE_SEEDS.format(seeds=len(facts["seeds"])),
         minutes=round(facts["processor_seconds"] / 60),
     )
+    compared = ("dataset", "experiment", "less", "n", "before", "after", "change", "low", "high", "seeds")
     return head + "\n".join(
         [
             LOSSES,
-            _table(read["losses"], ("dataset", "experiment", "less", "n", "before", "after", "change", "low", "high")),
+            _table(read["losses"], [column for column in compared if column in read["losses"][0]]),
             "## Scores\n",
             _scores(read["scores"]),
             "## Opening\n\nShare of texts whose first words are those of their own reference, or of any reference.\n",
