@@ -38,16 +38,16 @@ from xrec_repro.statistic_settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "resources/measured"
-# Of a run: its page, and what runs it.
-PAGES = {
-    "xrec-small": ("real-run.md", "make real"),
-    "xrec-smollm": ("real-run-all.md", "snakemake --configfile config/xrec-smollm.yaml config/three-seeds.yaml -- all"),
-}
+# Of a run: its page, and what the page calls it.
+PAGES = {"xrec-small": ("real-run.md", "make real"), "xrec-smollm": ("real-run-all.md", "config/xrec-smollm.yaml")}
 METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
 UNTOUCHED = "no_embeddings"  # the experiment whose model nothing was taught
 TEXTS, AT_ONCE = 5, 4  # texts of each data set; prompts read at once
-# Experiments whose losses are compared with those of a control that was trained as they were.
-CONTROLS = (("no_profile", "no_profile_fixed"), ("no_profile", "no_profile_shuffled"))
+# Experiments whose losses are compared with those of others that were trained as they were, but for one thing.
+CONTROLS = {
+    "xrec": ("no_profile", "no_injection", "fixed_moe"),
+    "no_profile": ("no_profile_no_injection", "no_profile_fixed", "no_profile_shuffled"),
+}
 Rows = list[dict[str, Any]]
 
 
@@ -158,17 +158,17 @@ def losses(run: Path) -> Rows:
     other users and items; and its `CONTROLS`. Each seed is compared with itself.
     """
     settings = read_json(run / "paper/statistics/statistics.provenance.json")["settings"]["statistics"]
-    found: dict[tuple[str, str, str, bool], Rows] = {}
+    found: dict[tuple[str, str, str], Rows] = {}
     for one in measured_losses(run):
-        found.setdefault((one["dataset"], one["experiment"], one["vectors"], one["profiles"]), []).append(one)
+        found.setdefault((one["dataset"], one["experiment"], one["vectors"]), []).append(one)
     rows: Rows = []
-    for (dataset, experiment, vectors, profiles), own in found.items():
+    for (dataset, experiment, vectors), own in found.items():
         if vectors != "own":
             continue
-        others = {"untouched": found[dataset, UNTOUCHED, "none", profiles]}
-        others["others' vectors"] = found.get((dataset, experiment, "others", profiles), [])
-        controls = [control for name, control in CONTROLS if name == experiment]
-        others |= {control: found.get((dataset, control, "own", profiles), []) for control in controls}
+        untouched = found[dataset, UNTOUCHED, "none"]
+        others = {"untouched": [one for one in untouched if one["profiles"] == own[0]["profiles"]]}
+        others["others' vectors"] = found.get((dataset, experiment, "others"), [])
+        others |= {other: found.get((dataset, other, "own"), []) for other in CONTROLS.get(experiment, ())}
         for less, other in others.items():
             if other:
                 after, before = ([one["losses"] for one in seeds] for seeds in (own, other))
@@ -258,7 +258,7 @@ def _short(value: Any) -> Any:
 
 
 # --- The page -------------------------------------------------------------------------------------------------------
-HEAD = """# The run of `{command}`
+HEAD = """# The run of `{called}`
 
 Written by `python docs/real_run.py results/{run}` from a finished run, whose numbers are in
 `resources/measured/{run}/`.
@@ -281,8 +281,9 @@ Mean loss of a test text, in nats a token, under the tuned adapters, less that o
 
 - `untouched`: the model without vectors in its prompt, of the same profiles;
 - `others' vectors`: the same adapters, given the vectors of other users and items;
-- an experiment tuned likewise: with one vector for all users and one for all items (`no_profile_fixed`), or with each
-  user's and item's vector another's (`no_profile_shuffled`).
+- another experiment, tuned likewise but for one thing: its prompts have no profiles, nothing is injected into layers,
+  all users have one vector and all items another (`fixed_moe`, `no_profile_fixed`), or each user's and item's vector
+  is another's (`no_profile_shuffled`).
 
 95 % interval. Of several seeds, each is compared with itself; `seeds` has the change of each.
 """
@@ -294,7 +295,7 @@ def page(folder: Path) -> str:
     facts = read_json(folder / "provenance.json")
     head = HEAD.format(
         run=folder.name,
-        command=PAGES[folder.name][1],
+        called=PAGES[folder.name][1],
         commit=facts["commit"][:12],
         changed=" with uncommitted changes" if facts["changed"] else "",
         tuned="; ".join(facts["tuned_on"]),

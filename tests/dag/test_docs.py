@@ -58,6 +58,7 @@ UNTRIED = {
     "python -c": "reads a finished run",
     "python docs/deviations.py results/deviations --write docs/deviations.md": "reads a finished run",
     "python docs/real_run.py results/xrec-small": "reads a finished run",
+    "python docs/real_run.py results/xrec-smollm": "reads a finished run",
     "python docs/kernels.py --write docs/glassbox.md": "trains for an hour",
     "python benchmarks/run.py smollm_writer smollm_judge": "measures, for minutes",
 }
