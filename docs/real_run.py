@@ -9,6 +9,7 @@ alone is written again, from the files under resources/measured.
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,20 +22,21 @@ import torch
 from xrec_repro.accounting.machine import processor_name
 from xrec_repro.contracts import EXPLANATIONS
 from xrec_repro.device import pick_device
-from xrec_repro.errors import XRecError
-from xrec_repro.estimates import bootstrap_interval
+from xrec_repro.errors import DataError, XRecError
+from xrec_repro.estimates import clusters_of
 from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
-from xrec_repro.identity import versions
+from xrec_repro.identity import digest_json, path_digest, versions
 from xrec_repro.io import read_json, read_table, write_text
 from xrec_repro.markdown import markdown_table
 from xrec_repro.methods.base import Run
 from xrec_repro.methods.driver import load_fitted, make_method
 from xrec_repro.paper.render import number, span
 from xrec_repro.progress import track
-from xrec_repro.run_effects import FEWEST, own_test
+from xrec_repro.resampling import holm
 from xrec_repro.seeding import numpy_rng
 from xrec_repro.statistic_settings import Settings
+from xrec_repro.statistics import compare_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "resources/measured"
@@ -42,11 +44,19 @@ MEASURED = ROOT / "resources/measured"
 PAGES = {"xrec-small": ("real-run.md", "make real"), "xrec-smollm": ("real-run-all.md", "config/xrec-smollm.yaml")}
 METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
 UNTOUCHED = "no_embeddings"  # the experiment whose model nothing was taught
+OTHERS = "others' vectors"
 TEXTS, AT_ONCE = 5, 4  # texts of each data set; prompts read at once
 # Experiments whose losses are compared with those of others that were trained as they were, but for one thing.
 CONTROLS = {
     "xrec": ("no_profile", "no_injection", "fixed_moe"),
     "no_profile": ("no_profile_no_injection", "no_profile_fixed", "no_profile_shuffled"),
+}
+# What a text does, by its row.
+HABITS = {
+    "the_user": lambda row: row["prediction"].startswith("The user"),
+    "to_the_reader": lambda row: bool(re.match(r"(I|You|Your)\b", row["prediction"])),
+    "system_message": lambda row: "within 50 words" in row["prediction"],
+    "cut_off": lambda row: row["finish_reason"] == "length",
 }
 Rows = list[dict[str, Any]]
 
@@ -77,7 +87,7 @@ def main() -> int:
 
 def keep(run: Path, folder: Path) -> None:
     """Write all numbers of a run, once all of them are there."""
-    found = {one.__name__: one(run) for one in (scores, comparisons, form, texts, losses)}
+    found = {one.__name__: one(run) for one in (scores, comparisons, form, habits, texts, losses)}
     record = origin(run)
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in found.items():
@@ -109,6 +119,18 @@ def form(run: Path) -> Rows:
         names = {"dataset": row["dataset"], "experiment": row["experiment"], "embeddings": row["embeddings_as"]}
         spread = {f"{kind}_{end}": _short(one[end]) for kind, one in (("own", own), ("known", known)) for end in own}
         rows.append(names | spread)
+    return rows
+
+
+def habits(run: Path) -> Rows:
+    """Count what the texts of each experiment do, over its seeds; those of somebody else are the same in all."""
+    rows = []
+    for folder in sorted(path for path in run.glob("*/*") if path.parent.name in _datasets(run)):
+        files = {path_digest(file): file for file in sorted(folder.glob("seed*/generation/explanations.parquet"))}
+        made = [row for file in files.values() for row in read_table(file, EXPLANATIONS).to_pylist()]
+        if made:
+            counts = {name: sum(found(row) for row in made) for name, found in HABITS.items()}
+            rows.append({"dataset": folder.parent.name, "experiment": folder.name, "texts": len(made)} | counts)
     return rows
 
 
@@ -157,7 +179,8 @@ def losses(run: Path) -> Rows:
     The others are the untouched model, with a prompt of the same profiles; the experiment itself, given the vectors of
     other users and items; and its `CONTROLS`. Each seed is compared with itself.
     """
-    settings = read_json(run / "paper/statistics/statistics.provenance.json")["settings"]["statistics"]
+    record = read_json(run / "paper/statistics/statistics.provenance.json")
+    settings = Settings.from_settings(record["settings"]["statistics"])
     found: dict[tuple[str, str, str], Rows] = {}
     for one in measured_losses(run):
         found.setdefault((one["dataset"], one["experiment"], one["vectors"]), []).append(one)
@@ -167,14 +190,15 @@ def losses(run: Path) -> Rows:
             continue
         untouched = found[dataset, UNTOUCHED, "none"]
         others = {"untouched": [one for one in untouched if one["profiles"] == own[0]["profiles"]]}
-        others["others' vectors"] = found.get((dataset, experiment, "others"), [])
+        others[OTHERS] = found.get((dataset, experiment, "others"), [])
         others |= {other: found.get((dataset, other, "own"), []) for other in CONTROLS.get(experiment, ())}
         for less, other in others.items():
+            # The same adapters read others' vectors: what trainings differ by cancels out, as far as it does.
+            rule = replace(settings, runs="both") if less == OTHERS and settings.runs == "larger" else settings
             if other:
-                after, before = ([one["losses"] for one in seeds] for seeds in (own, other))
-                users = np.unique(own[0]["users"], return_inverse=True)[1]
-                change = _change(after, before, users, Settings.from_settings(settings))
-                rows.append({"dataset": dataset, "experiment": experiment, "less": less} | change)
+                rows.append({"dataset": dataset, "experiment": experiment, "less": less} | _change(own, other, rule))
+    for row, corrected in zip(rows, holm(np.array([row["p"] for row in rows])), strict=True):
+        row["p_holm"] = _short(float(corrected))
     return rows
 
 
@@ -186,14 +210,13 @@ def measured_losses(run: Path) -> Rows:
         all that it was computed from, by which a later call knows whether it still holds.
     """
     path = run / "losses.json"
-    known = {json.dumps(one["of"], sort_keys=True): one for one in read_json(path)} if path.exists() else {}
-    rows: Rows = []
-    cases = [case for dataset in _datasets(run) for case in _cases(run / dataset)]
-    for of in track(cases, "losses", len(cases)):
-        digest = json.dumps(of, sort_keys=True)
-        rows.append(known.get(digest) or of | {"of": of} | _losses(run, of))
-        write_text(path, json.dumps(rows) + "\n")
-    return rows
+    rows = {digest_json(one["of"]): one for one in read_json(path)} if path.exists() else {}
+    cases = {digest_json(of): of for dataset in _datasets(run) for of in _cases(run / dataset)}
+    for digest, of in track(cases.items(), "losses", len(cases)):
+        if digest not in rows:
+            rows[digest] = of | {"of": of} | _losses(run, of)
+            write_text(path, json.dumps(list(rows.values())) + "\n")
+    return [rows[digest] for digest in cases]
 
 
 def _cases(folder: Path) -> Iterator[dict[str, Any]]:
@@ -201,8 +224,9 @@ def _cases(folder: Path) -> Iterator[dict[str, Any]]:
     for path in sorted(folder.glob("*/seed*/generation/provenance.json")):
         record = read_json(path)
         inputs = {name: entry["sha256"] for name, entry in record["inputs"].items()}
-        about = {"dataset": folder.name, "experiment": path.parents[2].name, "seed": record["seed"], "inputs": inputs}
         settings = record["settings"]
+        about = {"dataset": folder.name, "experiment": path.parents[2].name, "seed": record["seed"]}
+        about |= {"inputs": inputs, "settings": digest_json(settings)}
         if about["experiment"] == UNTOUCHED:
             yield from (about | {"vectors": "none", "profiles": shown} for shown in (True, False))
         if "weights" not in inputs:
@@ -234,19 +258,19 @@ def _explainer(record: Mapping[str, Any], device: str, embeddings: str | None) -
     return method.explainer
 
 
-def _change(
-    after: Sequence[Sequence[float]], before: Sequence[Sequence[float]], users: np.ndarray, settings: Settings
-) -> dict[str, Any]:
-    """Return the change of losses of shape ``(seeds, texts)``, with an interval as `statistics.runs: both` has it."""
-    gaps = np.subtract(after, before)
-    low, high = bootstrap_interval(gaps.mean(axis=0), "mean", settings, users)
-    per_seed = gaps.mean(axis=1)
-    if len(per_seed) >= FEWEST:
-        _, below, above = own_test(per_seed[None, None], np.zeros(1), settings.confidence)
-        low, high = min(low, below.item()), max(high, above.item())
-    found = {"n": gaps.shape[1], "before": np.mean(before), "after": np.mean(after), "change": gaps.mean()}
-    spread = {"seeds": ", ".join(number(one) for one in per_seed)} if len(per_seed) > 1 else {}
-    return {key: _short(value) for key, value in (found | {"low": low, "high": high} | spread).items()}
+def _change(own: Rows, other: Rows, settings: Settings) -> dict[str, Any]:
+    """Return how the losses of an experiment differ from another's, its seeds paired, by the run's own statistics."""
+    for key in ("users", "seed"):
+        if [one[key] for one in own] != [one[key] for one in other]:
+            raise DataError(f"{own[0]['experiment']} and {other[0]['experiment']}: losses of another {key}")
+    after, before = (np.array([[one["losses"] for one in rows]]) for rows in (own, other))
+    users = np.unique(own[0]["users"], return_inverse=True)[1]
+    clusters = clusters_of(users, np.ones(len(users), dtype=bool), settings)
+    facts = compare_arrays(after, before, settings, clusters)["mean", 0]
+    each = [number(one) for one in (after - before).mean(axis=2)[0]]
+    found = {"n": len(users), "before": facts["other_value"], "after": facts["value"], "change": facts["difference"]}
+    found |= {"low": facts["low"], "high": facts["high"], "p": facts["p"], "p_holm": None}
+    return {key: _short(value) for key, value in found.items()} | ({"seeds": ", ".join(each)} if len(each) > 1 else {})
 
 
 def _datasets(run: Path) -> list[str]:
@@ -268,13 +292,9 @@ Written by `python docs/real_run.py results/{run}` from a finished run, whose nu
 - tuned on: {tuned}
 - losses computed on: {losses}
 - processor time of the run's jobs: {minutes} minutes
-
-{scope}
+- seeds: {seeds}
 
 """
-ONE_SEED = "One seed: intervals are over users with their texts and say nothing of another training."
-MORE_SEEDS = """{seeds} seeds, and means over them. An interval reaches as far as that over users with their texts
-does, or as that of the t-test over the seeds ([statistics](statistics.md))."""
 LOSSES = """## Losses
 
 Mean loss of a test text, in nats a token, under the tuned adapters, less that of
@@ -282,10 +302,26 @@ Mean loss of a test text, in nats a token, under the tuned adapters, less that o
 - `untouched`: the model without vectors in its prompt, of the same profiles;
 - `others' vectors`: the same adapters, given the vectors of other users and items;
 - another experiment, tuned likewise but for one thing: its prompts have no profiles, nothing is injected into layers,
-  all users have one vector and all items another (`fixed_moe`, `no_profile_fixed`), or each user's and item's vector
-  is another's (`no_profile_shuffled`).
+  all users have one vector and all items another, both drawn from N(0, 1) (`fixed_moe`, `no_profile_fixed`), or each
+  user's and item's vector is another's (`no_profile_shuffled`).
 
-95 % interval. Of several seeds, each is compared with itself; `seeds` has the change of each.
+Intervals of 95 %, p and its correction by Holm over all rows are made as those of scores are
+([statistics](statistics.md)): users are drawn with their texts, and from three seeds on a difference must exceed what
+trainings differ by; for others' vectors, which the same adapters read, what their differences over the seeds do. With
+one seed they say nothing of another training. `seeds` has the change of each seed.
+"""
+SCORES = """## Scores
+
+Means over all seeds, and the interval of BERTScore F1 over users with their texts.
+"""
+OPENING = """## Opening
+
+Share of texts whose first words are those of their own reference, or of any reference; intervals likewise.
+"""
+HABIT = """## What texts do
+
+Texts that begin with "The user", that begin with the word I, You or Your (I'm and You've, too), that take up the system
+message's "within 50 words", and that were cut off at the limit of tokens; of all seeds.
 """
 
 
@@ -300,20 +336,21 @@ def page(folder: Path) -> str:
         changed=" with uncommitted changes" if facts["changed"] else "",
         tuned="; ".join(facts["tuned_on"]),
         losses="; ".join(facts["losses_on"]),
-        scope=ONE_SEED if len(facts["seeds"]) == 1 else MORE_SEEDS.format(seeds=len(facts["seeds"])),
+        seeds=", ".join(map(str, facts["seeds"])),
         minutes=round(facts["processor_seconds"] / 60),
     )
-    compared = ("dataset", "experiment", "less", "n", "before", "after", "change", "low", "high", "seeds")
     return head + "\n".join(
         [
             LOSSES,
-            _table(read["losses"], [column for column in compared if column in read["losses"][0]]),
-            "## Scores\n",
+            _table(read["losses"], list(read["losses"][0])),
+            SCORES,
             _scores(read["scores"]),
-            "## Opening\n\nShare of texts whose first words are those of their own reference, or of any reference.\n",
+            OPENING,
             _table(
                 read["form"], ("dataset", "experiment", "embeddings", "own_mean", "own_low", "own_high", "known_mean")
             ),
+            HABIT,
+            _table(read["habits"], ("dataset", "experiment", "texts", *HABITS)),
             "## Texts\n\nDrawn by a seed, good and bad.\n",
             *(_text(row) for row in read["texts"]),
         ]

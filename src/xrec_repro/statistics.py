@@ -133,7 +133,7 @@ def compare_files(
         pair = cube[:, chosen][..., kept]
         common = {"n": int(kept.sum()), "dropped": int((~kept).sum()), "unmatched": unmatched, "seeds": len(system)}
         clusters = clusters_of(users, kept, settings)
-        for (aspect, i), facts in _tests(*pair, settings, clusters).items():
+        for (aspect, i), facts in compare_arrays(*pair, settings, clusters).items():
             found[metrics[chosen[i]], aspect] = Comparison(metrics[chosen[i]], aspect, *names, **common, **facts)
     for metric in (name for name in metrics if name in corpus):
         found.pop((metric, "std"))
@@ -213,13 +213,23 @@ def welch(means: Sequence[float], spreads: Sequence[float], sizes: Sequence[int]
     return float(ttest_ind_from_stats(one, sd, n, two, other_sd, other_n, equal_var=False).pvalue)
 
 
-def _tests(
+def compare_arrays(
     system: np.ndarray,
     other: np.ndarray,
     settings: Settings,
     clusters: np.ndarray | None = None,
 ) -> dict[tuple[str, int], dict[str, Any]]:
-    """Return (aspect, metric's number) -> what a `Comparison` says of two arrays ``(metrics, seeds, examples)``."""
+    """Compare two systems' scores of the same examples under the same seeds.
+
+    Args:
+        system: Of the first, shape ``(metrics, seeds, examples)``, without NaN.
+        other: Of the second, of the same shape.
+        settings: How.
+        clusters: The number of the user of each example (`clusters_of`); None to draw examples one by one.
+
+    Returns:
+        (aspect, metric's number) -> what a `Comparison` says of it.
+    """
     values, others = resampling.observed(system), resampling.observed(other)
     ties = resampling.tie_width(np.concatenate([system, other], axis=1))
     difference = np.where(np.abs(values - others) <= ties, 0.0, values - others)
