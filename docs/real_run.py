@@ -188,7 +188,7 @@ def losses(run: Path) -> Rows:
     for (dataset, experiment, vectors), own in found.items():
         if vectors != "own":
             continue
-        untouched = found[dataset, UNTOUCHED, "none"]
+        untouched = found.get((dataset, UNTOUCHED, "none"), [])
         others = {"untouched": [one for one in untouched if one["profiles"] == own[0]["profiles"]]}
         others[OTHERS] = found.get((dataset, experiment, "others"), [])
         others |= {other: found.get((dataset, other, "own"), []) for other in CONTROLS.get(experiment, ())}
@@ -212,6 +212,8 @@ def measured_losses(run: Path) -> Rows:
     path = run / "losses.json"
     rows = {digest_json(one["of"]): one for one in read_json(path)} if path.exists() else {}
     cases = {digest_json(of): of for dataset in _datasets(run) for of in _cases(run / dataset)}
+    if not cases:
+        raise DataError(f"{run}: no experiment has written its texts")
     for digest, of in track(cases.items(), "losses", len(cases)):
         if digest not in rows:
             rows[digest] = of | {"of": of} | _losses(run, of)

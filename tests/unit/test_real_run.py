@@ -159,3 +159,10 @@ def test_a_run_without_a_page_is_refused(real_run, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         real_run.main()
     assert "results/mine: has no page; those that have: xrec-small, xrec-smollm" in capsys.readouterr().err
+
+
+def test_a_run_without_texts_is_said_to_be_unfinished(real_run, tmp_path, monkeypatch, capsys):
+    run = tmp_path / "xrec-small"
+    monkeypatch.setattr("sys.argv", ["real_run.py", str(run), "--losses"])
+    assert real_run.main() == DataError.exit_code
+    assert f"{run}: no experiment has written its texts; is {run} a finished run?" in capsys.readouterr().err
