@@ -254,7 +254,7 @@ def _explainer(record: Mapping[str, Any], device: str, embeddings: str | None) -
     """Return the explainer that wrote texts, from their provenance; with other embeddings than its own if set."""
     inputs = {name: Path(entry["path"]) for name, entry in record["inputs"].items()}
     settings = record["settings"] | ({"embeddings": embeddings} if embeddings else {})
-    run = Run(record["seed"], device, settings["domain"], sections=settings, inputs=inputs)
+    run = Run(seed=record["seed"], device=device, domain=settings["domain"], sections=settings, inputs=inputs)
     method = make_method(settings["method"], "write", run)
     method.load(load_fitted(inputs["weights"].parent) if "weights" in inputs else None)
     return method.explainer
@@ -385,14 +385,19 @@ def _line(text: str) -> str:
 
 
 def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    return "\n".join(markdown_table(columns, [[_cell(row[column]) for column in columns] for row in rows])) + "\n"
+    return (
+        "\n".join(markdown_table(columns, [[_cell(column, row[column]) for column in columns] for row in rows])) + "\n"
+    )
 
 
-def _cell(text: str) -> str:
+def _cell(column: str, text: str) -> str:
     try:
-        return text if text.isdigit() else number(float(text))
+        value = float(text)
     except ValueError:
         return text
+    if column in ("p", "p_holm") and value < 1e-4:
+        return "<0.0001"
+    return text if text.isdigit() else number(value)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

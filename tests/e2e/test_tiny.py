@@ -5,12 +5,13 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.conftest import run
+from tests.conftest import load_script, run
 from tests.dag.test_dry_runs import dry_run, jobs
 from xrec_repro.cli import main
 from xrec_repro.contracts import EXPLANATIONS
@@ -207,6 +208,22 @@ def test_shards_give_the_same_bytes(finished, tmp_path):
     tiny = ["--cores", "2", "--configfile", str(root / "tests/tiny.yaml")]
     assert jobs(dry_run(root, folder, *tiny, "--", target))["generate_explanations"] == 1
     assert "Nothing to be done" in dry_run(root, folder, *tiny, "--rerun-triggers", "mtime", "--", target).stdout
+
+
+def test_losses_of_a_run_are_those_of_its_models(root, finished, results, tmp_path, monkeypatch):
+    (tmp_path / "glassbox").symlink_to(results / "glassbox")
+    monkeypatch.chdir(finished)
+    found = load_script(root / "docs/real_run.py").measured_losses(tmp_path)
+    losses = {(one["experiment"], one["vectors"], one["profiles"]): one["losses"] for one in found}
+    assert set(losses) == {
+        *(("no_embeddings", "none", shown) for shown in (True, False)),
+        *(("xrec", kind, True) for kind in ("own", "others")),
+        *(("no_profile", kind, False) for kind in ("own", "others")),
+        ("fixed_moe", "own", True),
+    }
+    texts = pq.read_table(results / "glassbox/xrec/seed1/generation/explanations.parquet").num_rows
+    assert np.isfinite(np.array(list(losses.values()))).all() and {len(one) for one in losses.values()} == {texts}
+    assert len({tuple(one) for one in losses.values()}) == len(losses)
 
 
 def test_explain_prints_texts_profiles_and_true_reasons(finished, results, capsys, monkeypatch):

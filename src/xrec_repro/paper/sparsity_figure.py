@@ -121,7 +121,7 @@ def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], metric: str, looks: Map
     if known:
         range_lines(axes, known)
     ticks = [_tick([row for row in rows if row["group"] == name]) for name in names]
-    axes.set_xticks(range(len(names)), ticks, fontsize="small")  # n=100–200 touches no neighbour's
+    axes.set_xticks(range(len(names)), ticks, fontsize=8)  # n=77–162 touches no neighbour
     axes.margins(x=0.05)
 
 
