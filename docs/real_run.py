@@ -11,13 +11,14 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from real_page import METRICS, PAGES, page
 
 from xrec_repro.accounting.machine import processor_name
 from xrec_repro.contracts import EXPLANATIONS
@@ -28,10 +29,9 @@ from xrec_repro.examples import load_examples
 from xrec_repro.explainer.tuning import held_out_losses
 from xrec_repro.identity import digest_json, path_digest, versions
 from xrec_repro.io import read_json, read_table, write_text
-from xrec_repro.markdown import markdown_table
 from xrec_repro.methods.base import Run
 from xrec_repro.methods.driver import load_fitted, make_method
-from xrec_repro.paper.render import number, span
+from xrec_repro.paper.render import number
 from xrec_repro.progress import track
 from xrec_repro.resampling import holm
 from xrec_repro.seeding import numpy_rng
@@ -40,9 +40,6 @@ from xrec_repro.statistics import compare_arrays
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "resources/measured"
-# Of a run: its page, and what the page calls it.
-PAGES = {"xrec-small": ("real-run.md", "make real"), "xrec-smollm": ("real-run-all.md", "config/xrec-smollm.yaml")}
-METRICS = ("bertscore_f1", "bleu_1", "bleu_4", "rouge_1", "rouge_l", "usr", "distinct_1", "distinct_2")
 UNTOUCHED = "no_embeddings"  # the experiment whose model nothing was taught
 OTHERS = "others' vectors"
 TEXTS, AT_ONCE = 5, 4  # texts of each data set; prompts read at once
@@ -95,7 +92,6 @@ def keep(run: Path, folder: Path) -> None:
     write_text(folder / "provenance.json", json.dumps(record, indent=2) + "\n")
 
 
-# --- From the run ---------------------------------------------------------------------------------------------------
 def scores(run: Path) -> Rows:
     """Return the mean of each metric and experiment with its interval, from the run's statistics."""
     found = read_json(run / "paper/statistics/statistics.json")["estimates"]
@@ -125,7 +121,7 @@ def form(run: Path) -> Rows:
 def habits(run: Path) -> Rows:
     """Count what the texts of each experiment do, over its seeds; those of somebody else are the same in all."""
     rows = []
-    for folder in sorted(path for path in run.glob("*/*") if path.parent.name in _datasets(run)):
+    for folder in sorted(path for dataset in _datasets(run) for path in (run / dataset).iterdir()):
         files = {path_digest(file): file for file in sorted(folder.glob("seed*/generation/explanations.parquet"))}
         made = [row for file in files.values() for row in read_table(file, EXPLANATIONS).to_pylist()]
         if made:
@@ -158,7 +154,7 @@ def origin(run: Path) -> dict[str, Any]:
         "changed": record["code"]["dirty"],
         "seeds": sorted({one["seed"] for one in tuned}),
         "tuned_on": sorted({_where(one["machine"]["device"]["name"], one["packages"]) for one in tuned}),
-        "losses_on": sorted({one["device"] for one in read_json(run / "losses.json")}),
+        "losses_on": sorted({one["device"] for one in measured_losses(run)}),
         "packages": {name: version for name, version in record["packages"].items() if version},
         "processor_seconds": round(sum(_processor_seconds(path) for path in sorted(run.glob("**/benchmarks/*.tsv")))),
     }
@@ -207,17 +203,18 @@ def measured_losses(run: Path) -> Rows:
 
     Returns:
         A row for each of them and seed: its losses and users in the order of the texts, the device, and the digests of
-        all that it was computed from, by which a later call knows whether it still holds.
+        all that it was computed from. The file has it under the digest of the latter: a later call takes what still
+        holds.
     """
     path = run / "losses.json"
-    rows = {digest_json(one["of"]): one for one in read_json(path)} if path.exists() else {}
+    rows: dict[str, dict[str, Any]] = read_json(path) if path.exists() else {}
     cases = {digest_json(of): of for dataset in _datasets(run) for of in _cases(run / dataset)}
     if not cases:
         raise DataError(f"{run}: no experiment has written its texts")
     for digest, of in track(cases.items(), "losses", len(cases)):
         if digest not in rows:
-            rows[digest] = of | {"of": of} | _losses(run, of)
-            write_text(path, json.dumps(list(rows.values())) + "\n")
+            rows[digest] = of | _losses(run, of)
+            write_text(path, json.dumps(rows) + "\n")
     return [rows[digest] for digest in cases]
 
 
@@ -281,128 +278,6 @@ def _datasets(run: Path) -> list[str]:
 
 def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
-
-
-# --- The page -------------------------------------------------------------------------------------------------------
-HEAD = """# The run of `{called}`
-
-Written by `python docs/real_run.py results/{run}` from a finished run, whose numbers are in
-`resources/measured/{run}/`.
-[A real language model on real reviews](real.md) says what was run and with which settings.
-
-- commit: {commit}{changed}
-- tuned on: {tuned}
-- losses computed on: {losses}
-- processor time of the run's jobs: {minutes} minutes
-- seeds: {seeds}
-
-"""
-LOSSES = """## Losses
-
-Mean loss of a test text, in nats a token, under the tuned adapters, less that of
-
-- `untouched`: the model without vectors in its prompt, of the same profiles;
-- `others' vectors`: the same adapters, given the vectors of other users and items;
-- another experiment, tuned likewise but for one thing: its prompts have no profiles, nothing is injected into layers,
-  all users have one vector and all items another, both drawn from N(0, 1) (`fixed_moe`, `no_profile_fixed`), or each
-  user's and item's vector is another's (`no_profile_shuffled`).
-
-Intervals of 95 %, p and its correction by Holm over all rows are made as those of scores are
-([statistics](statistics.md)): users are drawn with their texts, and from three seeds on a difference must exceed what
-trainings differ by; for others' vectors, which the same adapters read, what their differences over the seeds do. With
-one seed they say nothing of another training. `seeds` has the change of each seed.
-"""
-SCORES = """## Scores
-
-Means over all seeds, and the interval of BERTScore F1 over users with their texts.
-"""
-OPENING = """## Opening
-
-Share of texts whose first words are those of their own reference, or of any reference; intervals likewise.
-"""
-HABIT = """## What texts do
-
-Texts that begin with "The user", that begin with the word I, You or Your (I'm and You've, too), that take up the system
-message's "within 50 words", and that were cut off at the limit of tokens; of all seeds.
-"""
-
-
-def page(folder: Path) -> str:
-    """Return the page, from the files of one run."""
-    read = {path.stem: _read(path) for path in folder.glob("*.csv")}
-    facts = read_json(folder / "provenance.json")
-    head = HEAD.format(
-        run=folder.name,
-        called=PAGES[folder.name][1],
-        commit=facts["commit"][:12],
-        changed=" with uncommitted changes" if facts["changed"] else "",
-        tuned="; ".join(facts["tuned_on"]),
-        losses="; ".join(facts["losses_on"]),
-        seeds=", ".join(map(str, facts["seeds"])),
-        minutes=round(facts["processor_seconds"] / 60),
-    )
-    return head + "\n".join(
-        [
-            LOSSES,
-            _table(read["losses"], list(read["losses"][0])),
-            SCORES,
-            _scores(read["scores"]),
-            OPENING,
-            _table(
-                read["form"], ("dataset", "experiment", "embeddings", "own_mean", "own_low", "own_high", "known_mean")
-            ),
-            HABIT,
-            _table(read["habits"], ("dataset", "experiment", "texts", *HABITS)),
-            "## Texts\n\nDrawn by a seed, good and bad.\n",
-            *(_text(row) for row in read["texts"]),
-        ]
-    )
-
-
-def _scores(rows: Sequence[Mapping[str, str]]) -> str:
-    found: dict[tuple[str, str, str], dict[str, str]] = {}
-    for row in rows:
-        cells = found.setdefault((row["dataset"], row["label"], row["n"]), {})
-        cells[row["metric"]] = row["mean"]
-        if row["metric"] == "bertscore_f1":
-            cells["95 %"] = span(float(row["mean_low"]), float(row["mean_high"]))
-    columns = ("bertscore_f1", "95 %", *METRICS[1:])
-    table = [
-        {"dataset": name, "experiment": label, "n": n} | {c: cells.get(c, "–") for c in columns}
-        for (name, label, n), cells in found.items()
-    ]
-    return _table(table, ("dataset", "experiment", "n", *columns))
-
-
-def _text(row: Mapping[str, str]) -> str:
-    lines = [f"**{row['dataset']} {row['example_id']}**", "", f"- reference: {_line(row['reference'])}"]
-    lines += [f"- {name}: {_line(text)}" for name, text in list(row.items())[3:] if text]
-    return "\n".join(lines) + "\n"
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def _table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    return (
-        "\n".join(markdown_table(columns, [[_cell(column, row[column]) for column in columns] for row in rows])) + "\n"
-    )
-
-
-def _cell(column: str, text: str) -> str:
-    try:
-        value = float(text)
-    except ValueError:
-        return text
-    if column in ("p", "p_holm") and value < 1e-4:
-        return "<0.0001"
-    return text if text.isdigit() else number(value)
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def _write(path: Path, rows: Rows) -> None:

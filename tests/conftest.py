@@ -37,10 +37,12 @@ def shared() -> Path:
 
 
 def load_script(path: Path) -> ModuleType:
-    """Return a script that lies in no package, e.g. docs/deviations.py, as a module."""
+    """Return a script that lies in no package, e.g. docs/deviations.py, as a module; it finds those beside it."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        spec.loader.exec_module(module)
     return module
 
 
